@@ -1,0 +1,67 @@
+//! Mutex: one holder at a time.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use super::{AllowedNamespaces, CommonStatus, Duration};
+
+/// Mutual exclusion: at most one Pod or Job holds a Mutex at any time.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "konductor.io", version = "v1", kind = "Mutex", plural = "mutexes", shortname = "mtx", category = "konductor", namespaced,
+    status = "MutexStatus", derive = "PartialEq", derive = "Default",
+    doc = "Mutex lets at most one Pod or Job run at a time. Annotate a Pod, Job or CronJob with konductor.io/mutex: NAME.",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Holder", type_ = "string", json_path = ".status.holder"),
+    printcolumn(name = "Waiting", type_ = "integer", json_path = ".status.waiting"),
+    printcolumn(name = "Since", type_ = "date", json_path = ".status.lockedAt"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("!has(self.status) || !has(self.status.holders) || self.status.holders.size() <= 1")
+        .message("a Mutex has at most one holder"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.lastToken) || (has(self.status) && has(self.status.lastToken) && self.status.lastToken >= oldSelf.status.lastToken)")
+        .message("status.lastToken never goes back"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct MutexSpec {
+    /// How long the node of a holder may be unreachable before the hold is taken from it; 5m if it is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Duration>,
+    /// Other namespaces whose Pods and Jobs may hold this Mutex; `*` stands for all. Nobody else by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub allowed_namespaces: AllowedNamespaces,
+}
+
+/// Whether a Mutex is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum MutexPhase {
+    /// Nobody holds it.
+    #[default]
+    Unlocked,
+    /// Somebody holds it.
+    Locked,
+}
+
+/// State of a Mutex; konductor writes it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MutexStatus {
+    /// The part that every primitive has.
+    #[serde(flatten)]
+    pub common: CommonStatus,
+    /// Whether it is held.
+    #[serde(default)]
+    pub phase: MutexPhase,
+    /// Who holds it, as `job/NAME` or `pod/NAME` (`job/NAMESPACE/NAME` where it is another namespace).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
+    /// Since when it is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::schema::optional_time")]
+    pub locked_at: Option<Time>,
+    /// When the hold ends unless it is renewed; only for a Claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::schema::optional_time")]
+    pub expires_at: Option<Time>,
+}

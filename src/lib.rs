@@ -1,0 +1,2 @@
+//! konductor: coordination for Kubernetes Jobs, CronJobs and Pods, by annotation.
+pub mod api;

@@ -1,0 +1,2 @@
+//! The server and the agent: `konductor serve`, `konductor agent`.
+fn main() {}

@@ -1,0 +1,27 @@
+//! Files that are generated from the code are committed, so that people can read and apply them; here each is compared with what the code
+//! makes now. `UPDATE=1 cargo test --test generated` writes them anew.
+
+use std::{fs, path::Path};
+
+use konductor::api;
+
+#[test]
+fn the_crds_are_those_of_the_types() {
+    for crd in api::crds() {
+        let text = format!(
+            "# Generated from src/api by `UPDATE=1 cargo test --test generated`; do not edit.\n{}",
+            serde_saphyr::to_string(&serde_json::to_value(&crd).unwrap()).unwrap()
+        );
+        compare(&format!("manifests/crds/{}.yaml", crd.spec.names.plural), &text);
+    }
+}
+
+fn compare(path: &str, text: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("UPDATE").is_some() {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, text).unwrap();
+    }
+    let committed = fs::read_to_string(&file).unwrap_or_default();
+    assert!(committed == text, "{path} differs from the code; run `UPDATE=1 cargo test --test generated` and commit the result");
+}
