@@ -167,7 +167,16 @@ mod tests {
 
     #[test]
     fn reads_what_go_reads() {
-        for (text, nanos) in [("0", 0u128), ("0s", 0), ("90s", 90 * NANOS_PER_SECOND), ("1h30m", 5400 * NANOS_PER_SECOND), ("1.5h", 5400 * NANOS_PER_SECOND), ("250ms", 250_000_000), ("1m0.5s", 60_500_000_000), ("3us", 3_000)] {
+        for (text, nanos) in [
+            ("0", 0u128),
+            ("0s", 0),
+            ("90s", 90 * NANOS_PER_SECOND),
+            ("1h30m", 5400 * NANOS_PER_SECOND),
+            ("1.5h", 5400 * NANOS_PER_SECOND),
+            ("250ms", 250_000_000),
+            ("1m0.5s", 60_500_000_000),
+            ("3us", 3_000),
+        ] {
             assert_eq!(text.parse::<Duration>().unwrap().as_std().as_nanos(), nanos, "{text}");
         }
     }
