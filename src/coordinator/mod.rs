@@ -1,0 +1,2 @@
+//! The coordinator: the sessions of waiting Pods, and who may speak for which Pod.
+pub mod protocol;
