@@ -20,7 +20,11 @@ pub enum HolderKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Admitted {
     /// UID of the Pod.
+    #[schemars(length(max = 64))]
     pub uid: String,
+    /// Name of the Pod.
+    #[schemars(length(max = 253))]
+    pub name: String,
     /// Fencing token of this Pod; larger than the token of the hold and of every Pod that was let in before.
     #[schemars(range(min = 0))]
     pub token: i64,

@@ -221,7 +221,7 @@ impl<'a> State<'a> {
         let holder = self.decision.holders.iter().find(|holder| holder.uid == request.who.uid)?;
         match &request.pod {
             None => Some(holder.token),
-            Some(pod) => holder.pods.iter().find(|admitted| admitted.uid == *pod).map(|admitted| admitted.token),
+            Some(pod) => holder.pods.iter().find(|admitted| admitted.uid == pod.uid).map(|admitted| admitted.token),
         }
     }
 
@@ -262,7 +262,7 @@ impl<'a> State<'a> {
         let token = self.decision.last_token.saturating_add(1).max(first_token(self.primitive));
         self.decision.last_token = token;
         self.decision.changed = true;
-        let admitted = request.pod.iter().map(|uid| Admitted { uid: uid.clone(), token });
+        let admitted = request.pod.iter().map(|pod| Admitted { uid: pod.uid.clone(), name: pod.name.clone(), token });
         self.entries += admitted.len();
         if let Some(job) = self.decision.holders.iter_mut().find(|holder| holder.uid == request.who.uid) {
             job.pods.extend(admitted);

@@ -11,4 +11,4 @@ mod properties;
 mod request;
 
 pub use grant::{Decision, Grant, Primitive, Queued, Refusal, Release, Why, decide};
-pub use request::{Evidence, Out, Patience, Presence, Refused, Request, Who};
+pub use request::{Evidence, Out, Patience, PodRef, Presence, Refused, Request, Who};

@@ -95,7 +95,11 @@ impl World {
     fn request(&self, participant: usize, patience: u8, presence: u8) -> Request {
         let Participant { permits, priority, age, job, shared } = self.participants[participant];
         let pod = self.pod(participant);
-        let (kind, uid, pod) = if job { (HolderKind::Job, format!("job-{participant}"), Some(pod)) } else { (HolderKind::Pod, pod, None) };
+        let (kind, uid, pod) = if job {
+            (HolderKind::Job, format!("job-{participant}"), Some(PodRef { name: pod.clone(), uid: pod }))
+        } else {
+            (HolderKind::Pod, pod, None)
+        };
         Request {
             who: Who { kind, namespace: "ns".into(), name: format!("{participant}"), uid },
             pod,

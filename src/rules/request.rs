@@ -29,6 +29,15 @@ impl fmt::Display for Who {
     }
 }
 
+/// A Pod under a Job's hold.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodRef {
+    /// Its UID.
+    pub uid: String,
+    /// Its name.
+    pub name: String,
+}
+
 /// Whether somebody is there to take a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
@@ -56,8 +65,8 @@ pub enum Patience {
 pub struct Request {
     /// Who will hold.
     pub who: Who,
-    /// Under a Job's hold: the UID of the Pod that wants to be let in.
-    pub pod: Option<String>,
+    /// Under a Job's hold: the Pod that wants to be let in.
+    pub pod: Option<PodRef>,
     /// Permits wanted, at least 1.
     pub permits: i32,
     /// Larger goes first.
@@ -75,7 +84,7 @@ pub struct Request {
 impl Request {
     /// The UID of the Pod whose acquire step asks.
     pub fn asker(&self) -> &str {
-        self.pod.as_deref().unwrap_or(&self.who.uid)
+        self.pod.as_ref().map_or(&self.who.uid, |pod| &pod.uid)
     }
 }
 
