@@ -125,6 +125,7 @@ start_kube-scheduler() {
 }
 
 start_kube-proxy() { # one for all nodes: they share the network namespace
+  if component_up control kube-proxy; then return; fi # it would end when its configuration is written again
   cat >"$STATE/kube-proxy.yaml" <<EOF
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration

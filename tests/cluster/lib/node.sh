@@ -120,6 +120,7 @@ EOF
 node_up() { # starts what is not running of it; returns before it is Ready
   local name=$1
   node_resume "$name"
+  machine_up "$name" || cgroup_remove "$CGROUP/$name" # what a killed node leaves would hold its next kubelet up for 10 s
   machine_start "$name"
   nsenter --net="/proc/$(machine_init control)/ns/net" ip address replace "$(node_ip "$name")/24" dev cluster0
   cgroup_make "$CGROUP/$name"
@@ -139,8 +140,12 @@ start_kubelet() { # in a group of its own, by which node_pause tells its packets
     /run/konductor/bin/kubelet --config /var/lib/kubelet/config.yaml --kubeconfig /var/lib/kubelet/kubeconfig --hostname-override "$1" --node-ip "$(node_ip "$1")"
 }
 
-node_ready() {
-  [[ $(kubectl get node "$1" --request-timeout 2s -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}{.spec.taints}' 2>/dev/null) == True ]]
+node_ready() { # says so itself, since its kubelet was last started
+  local ready heartbeat taints since
+  IFS=' ' read -r ready heartbeat taints < <(kubectl get node "$1" --request-timeout 2s \
+    -o 'jsonpath={range .status.conditions[?(@.type=="Ready")]}{.status} {.lastHeartbeatTime}{end} {.spec.taints}' 2>/dev/null) || true # no newline at its end
+  since=$(stat -c %Y "$STATE/machines/$1/kubelet" 2>/dev/null) || return 1
+  [[ $ready == True && ! $taints && $(date -d "$heartbeat" +%s) -ge $since ]]
 }
 node_wait() {
   await 60 "$1 to be Ready" "$LOGS/$1/kubelet.log" node_ready_or_dead "$1"
