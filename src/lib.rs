@@ -3,3 +3,4 @@ pub mod api;
 #[cfg(feature = "server")]
 pub mod coordinator;
 pub mod rules;
+pub mod plan;
