@@ -67,10 +67,12 @@ fn stays_down(container: &Container, pod_policy: &str, exit_code: i32) -> bool {
     }
 }
 
-/// Whether a Job is terminal: Complete or Failed. It makes no Pods any more.
+/// Whether the fate of a Job is decided: it is Complete or Failed, or will be as soon as its Pods have ended. It makes no Pods any more.
 pub fn job_terminal(job: &Job) -> bool {
     let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True")
+    conditions.iter().any(|condition| {
+        matches!(condition.type_.as_str(), "Complete" | "SuccessCriteriaMet" | "Failed" | "FailureTarget") && condition.status == "True"
+    })
 }
 
 fn state_of<'a>(statuses: &'a [ContainerStatus], name: &str) -> Option<&'a ContainerState> {

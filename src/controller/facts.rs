@@ -1,0 +1,160 @@
+//! What konductor keeps of a Pod, a Job and a Node: the few facts that decisions need, read once when the object arrives. Pure.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        batch::v1::Job,
+        core::v1::{Node, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+};
+
+use super::object::Key;
+use crate::{
+    api::{HolderKind, names},
+    plan::{self, Hold, Plan, Subject},
+    rules::{
+        PodRef, Who,
+        evidence::{self, AcquireStep},
+    },
+};
+
+/// A Pod with injected steps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodFacts {
+    /// The Pod itself.
+    pub who: Who,
+    /// Its age.
+    pub created: Timestamp,
+    /// The node that it was bound to.
+    pub node: Option<String>,
+    /// What its annotations ask for; `None` if it was not injected.
+    pub plan: Option<Arc<Plan>>,
+    /// The Job under whose hold it acts.
+    pub job: Option<PodRef>,
+    /// How far its acquire step is.
+    pub step: AcquireStep,
+    /// Whether no app container of it can run any more.
+    pub ended: bool,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+}
+
+/// A Job that holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobFacts {
+    /// The Job itself.
+    pub who: Who,
+    /// Its age, which is the age of its Pods' requests.
+    pub created: Timestamp,
+    /// What its annotations ask for.
+    pub plan: Option<Arc<Plan>>,
+    /// Whether several of its Pods may run at once.
+    pub shared: bool,
+    /// Whether it is Complete or Failed.
+    pub terminal: bool,
+}
+
+impl PodFacts {
+    /// Reads a Pod.
+    pub fn of(pod: &Pod) -> Self {
+        let meta = &pod.metadata;
+        Self {
+            who: who(HolderKind::Pod, meta),
+            created: created(meta),
+            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+            plan: injected(meta).then(|| plan_of(meta, Subject::Pod)).flatten(),
+            job: job_of(meta),
+            step: evidence::acquire_step(pod),
+            ended: evidence::pod_ended(pod),
+            deleting: meta.deletion_timestamp.is_some(),
+        }
+    }
+
+    /// Its UID.
+    pub fn uid(&self) -> &str {
+        &self.who.uid
+    }
+
+    /// Its holds with the primitives that they name.
+    pub fn holds(&self) -> impl Iterator<Item = (Key, &Hold)> {
+        let namespace = &self.who.namespace;
+        self.plan.iter().flat_map(|plan| &plan.holds).map(move |hold| (key_of(hold, namespace), hold))
+    }
+
+    /// Under a Job's hold: how the Pod is named there.
+    pub fn as_ref(&self) -> PodRef {
+        PodRef { uid: self.who.uid.clone(), name: self.who.name.clone() }
+    }
+
+    /// The UID of the one that holds: its Job's, or its own.
+    pub fn holder_uid(&self) -> &str {
+        self.job.as_ref().map_or(&self.who.uid, |job| &job.uid)
+    }
+}
+
+impl JobFacts {
+    /// Reads a Job.
+    pub fn of(job: &Job) -> Self {
+        Self {
+            who: who(HolderKind::Job, &job.metadata),
+            created: created(&job.metadata),
+            plan: plan_of(&job.metadata, Subject::Job),
+            shared: job.spec.as_ref().and_then(|spec| spec.parallelism).unwrap_or(1) > 1,
+            terminal: evidence::job_terminal(job),
+        }
+    }
+
+    /// The primitives that it names.
+    pub fn keys(&self) -> impl Iterator<Item = Key> {
+        self.plan.iter().flat_map(|plan| &plan.holds).map(|hold| key_of(hold, &self.who.namespace))
+    }
+}
+
+/// Whether the node has stopped reporting: the control plane then says that it does not know whether it is ready. A node that itself says "not
+/// ready" is there.
+pub fn node_unreachable(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "Unknown")
+}
+
+/// The primitive that a hold of an object in `namespace` names.
+pub fn key_of(hold: &Hold, namespace: &str) -> Key {
+    let target = &hold.target;
+    Key { kind: target.kind, namespace: target.namespace.clone().unwrap_or_else(|| namespace.to_owned()), name: target.name.clone() }
+}
+
+/// Whether konductor's own label is there: only such Pods are watched.
+fn injected(meta: &ObjectMeta) -> bool {
+    meta.labels.as_ref().and_then(|labels| labels.get(names::INJECTED_LABEL)).is_some_and(|value| value == "true")
+}
+
+fn plan_of(meta: &ObjectMeta, subject: Subject) -> Option<Arc<Plan>> {
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    plan::parse(meta.annotations.as_ref().unwrap_or(&NONE), subject).ok().flatten().map(Arc::new)
+}
+
+/// The controlling Job, where the webhook marked the annotations as copied from it.
+fn job_of(meta: &ObjectMeta) -> Option<PodRef> {
+    let copied = meta.annotations.as_ref().and_then(|all| all.get(names::COPIED_FROM));
+    if copied.map(String::as_str) != Some(names::COPIED_FROM_JOB) {
+        return None;
+    }
+    let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true) && owner.kind == "Job")?;
+    Some(PodRef { uid: owner.uid.clone(), name: owner.name.clone() })
+}
+
+fn who(kind: HolderKind, meta: &ObjectMeta) -> Who {
+    Who {
+        kind,
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+    }
+}
+
+fn created(meta: &ObjectMeta) -> Timestamp {
+    meta.creation_timestamp.as_ref().map(|Time(time)| *time).unwrap_or_default()
+}

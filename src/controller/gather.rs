@@ -1,0 +1,215 @@
+//! From the picture to the facts of one decision: who asks for a primitive, what is proven about its holders, and what needs a live look first.
+//! Synchronous; it reads the picture and the clock it is given.
+
+use std::collections::HashSet;
+
+use tokio::time::Instant;
+
+use super::{
+    facts::PodFacts,
+    object::{Key, Object},
+    world::{EXPECTED_FOR, State},
+};
+use crate::{
+    api::{Admitted, Holder, HolderKind},
+    rules::{Evidence, Out, Patience, Presence, Request, evidence::AcquireStep},
+};
+
+/// The facts of one decision.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    /// Who asks.
+    pub requests: Vec<Request>,
+    /// What the picture itself proves: containers that it shows as ended stay ended.
+    pub evidence: Vec<Evidence>,
+    /// What only a live read can prove.
+    pub suspects: Vec<Suspect>,
+    /// Pods whose acquire step has passed, but which do not hold: taken from them, unless a live read says otherwise.
+    pub strays: Vec<PodFacts>,
+    /// Jobs that we have not seen, under whose hold a Pod asks.
+    pub unknown_jobs: Vec<Unknown>,
+    /// Sessions that ask in the name of a Job that does not ask for the same.
+    pub impostors: Vec<String>,
+    /// When the passing of time alone may change these facts.
+    pub again: Option<Instant>,
+}
+
+/// A Job to look for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unknown {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// A holder whose end must be proven by a live read.
+#[derive(Clone, Debug)]
+pub enum Suspect {
+    /// A Pod that is not seen any more, said that it ended, or whose node is unreachable.
+    Pod {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// Its UID.
+        uid: String,
+        /// Its node, if that has been unreachable for longer than the primitive's `ttl`.
+        lost_node: Option<String>,
+    },
+    /// A Job that is terminal, or not seen any more.
+    Job {
+        /// The hold.
+        holder: Holder,
+        /// Nodes that have been unreachable for longer than the primitive's `ttl`.
+        lost_nodes: HashSet<String>,
+    },
+}
+
+/// Gathers the facts for a decision about `object`.
+pub fn gather(state: &mut State, key: &Key, object: &Object, now: Instant) -> Gathered {
+    let mut gathered = Gathered::default();
+    for holder in object.holders() {
+        examine(state, object, holder, now, &mut gathered);
+    }
+    let pods: Vec<PodFacts> = state.pods_of.get(key).into_iter().flatten().filter_map(|uid| state.pods.get(uid)).cloned().collect();
+    for pod in &pods {
+        if let Some(request) = request(state, key, pod, now, &mut gathered) {
+            gathered.requests.push(request);
+        } else if strayed(state, object, pod) {
+            gathered.strays.push(pod.clone());
+        }
+    }
+    gathered
+}
+
+/// What is known about a holder's end.
+fn examine(state: &mut State, object: &Object, holder: &Holder, now: Instant, gathered: &mut Gathered) {
+    match holder.kind {
+        HolderKind::Pod => {
+            let itself = Admitted { uid: holder.uid.clone(), name: holder.name.clone(), token: holder.token };
+            examine_pod(state, object, holder, &itself, now, gathered);
+        }
+        HolderKind::Job => {
+            for pod in &holder.pods {
+                examine_pod(state, object, holder, pod, now, gathered);
+            }
+            let lost_nodes: HashSet<String> = lost_nodes(state, object, now);
+            let running = |pod: &Admitted| {
+                let lost = |seen: &PodFacts| seen.node.as_ref().is_some_and(|node| lost_nodes.contains(node));
+                state.pods.get(&pod.uid).is_some_and(|seen| !seen.ended && !lost(seen))
+            };
+            let over = state.jobs.get(&holder.uid).is_none_or(|job| job.terminal);
+            if over && !holder.pods.iter().any(running) {
+                gathered.suspects.push(Suspect::Job { holder: holder.clone(), lost_nodes });
+            }
+        }
+    }
+}
+
+fn examine_pod(state: &mut State, object: &Object, holder: &Holder, pod: &Admitted, now: Instant, gathered: &mut Gathered) {
+    if state.gone.contains(&pod.uid) {
+        gathered.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Gone });
+        return;
+    }
+    let suspect = |lost_node| Suspect::Pod { namespace: holder.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone(), lost_node };
+    let Some(seen) = state.pods.get(&pod.uid) else {
+        gathered.suspects.push(suspect(None));
+        return;
+    };
+    if seen.ended {
+        gathered.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Ended });
+        return;
+    }
+    if let Some((node, since)) = seen.node.as_ref().and_then(|node| Some((node, *state.unreachable.get(node)?))) {
+        let lost_at = since + object.ttl();
+        if now >= lost_at {
+            gathered.suspects.push(suspect(Some(node.clone())));
+            return;
+        }
+        sooner(&mut gathered.again, lost_at);
+    }
+    if state.hinted.remove(&pod.uid) {
+        gathered.suspects.push(suspect(None));
+    }
+}
+
+fn lost_nodes(state: &State, object: &Object, now: Instant) -> HashSet<String> {
+    state.unreachable.iter().filter(|(_, since)| now >= **since + object.ttl()).map(|(node, _)| node.clone()).collect()
+}
+
+/// The request of a Pod for this primitive, if it is its turn to ask for it.
+fn request(state: &mut State, key: &Key, pod: &PodFacts, now: Instant, gathered: &mut Gathered) -> Option<Request> {
+    if pod.deleting || pod.ended {
+        return None;
+    }
+    let session = state.sessions.get(pod.uid());
+    let presence = match session {
+        Some(_) => Presence::Here,
+        None if pod.step != AcquireStep::Running => return None,
+        None => {
+            let since = *state.without_session.entry(pod.uid().to_owned()).or_insert(now);
+            if now < since + EXPECTED_FOR {
+                sooner(&mut gathered.again, since + EXPECTED_FOR);
+                Presence::Expected
+            } else {
+                Presence::Away
+            }
+        }
+    };
+    // Holds are taken one after the other: the first that it does not have yet is the one that it asks for.
+    let has = |key: &Key| match session {
+        Some(session) => session.confirmed.contains_key(key),
+        None => state.objects.get(key).is_some_and(|object| token_of(object, pod).is_some()),
+    };
+    let (next, hold) = pod.holds().find(|(key, _)| !has(key))?;
+    if next != *key {
+        return None;
+    }
+    let (who, created, shared) = match &pod.job {
+        None => (pod.who.clone(), pod.created, false),
+        Some(owner) => match state.jobs.get(&owner.uid) {
+            None => {
+                let namespace = pod.who.namespace.clone();
+                gathered.unknown_jobs.push(Unknown { namespace, name: owner.name.clone(), uid: owner.uid.clone() });
+                return None;
+            }
+            Some(job) if job.terminal || job.who.namespace != pod.who.namespace || job.plan != pod.plan => {
+                gathered.impostors.push(pod.uid().to_owned());
+                return None;
+            }
+            Some(job) => (job.who.clone(), job.created, job.shared),
+        },
+    };
+    let patience = match hold.timeout {
+        None => Patience::Forever,
+        Some(timeout) if timeout.is_zero() => Patience::Now,
+        Some(timeout) => created.checked_add(timeout.as_std()).map_or(Patience::Forever, Patience::Until),
+    };
+    let under_job = pod.job.as_ref().map(|_| pod.as_ref());
+    Some(Request { who, pod: under_job, permits: hold.permits, priority: hold.priority, created, presence, patience, shared })
+}
+
+/// Whether a Pod went past its acquire step and does not hold this primitive.
+fn strayed(state: &State, object: &Object, pod: &PodFacts) -> bool {
+    pod.step == AcquireStep::Passed
+        && !pod.ended
+        && !pod.deleting
+        && !state.sessions.contains_key(pod.uid())
+        && token_of(object, pod).is_none()
+}
+
+/// The token that the object shows for a Pod: its own, or the one that it was let in with under its Job's hold.
+pub fn token_of(object: &Object, pod: &PodFacts) -> Option<i64> {
+    let holder = object.holders().iter().find(|holder| holder.uid == pod.holder_uid())?;
+    match pod.job {
+        None => Some(holder.token),
+        Some(_) => holder.pods.iter().find(|admitted| admitted.uid == pod.uid()).map(|admitted| admitted.token),
+    }
+}
+
+fn sooner(slot: &mut Option<Instant>, at: Instant) {
+    *slot = Some(slot.map_or(at, |earlier| earlier.min(at)));
+}

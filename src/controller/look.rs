@@ -1,0 +1,96 @@
+//! Live looks: what is proven by asking the API server itself. Everything here reads, nothing decides.
+
+use std::collections::HashSet;
+
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Node, Pod},
+};
+use kube::{Api, Client, api::ListParams};
+
+use super::{
+    facts::{self, JobFacts, PodFacts},
+    gather::{Suspect, Unknown},
+};
+use crate::{
+    api::{Holder, names},
+    rules::{
+        Evidence, Out,
+        evidence::{self, AcquireStep},
+    },
+};
+
+/// Reads without a resource version are answered from the latest state, not from a cache of the past.
+#[derive(Clone)]
+pub struct Eye {
+    client: Client,
+}
+
+impl Eye {
+    /// Looks through this client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// A Pod of this name and UID as it is now; `None` if it is gone.
+    pub async fn pod(&self, namespace: &str, name: &str, uid: &str) -> Result<Option<PodFacts>, kube::Error> {
+        let pod = Api::<Pod>::namespaced(self.client.clone(), namespace).get_opt(name).await?;
+        Ok(pod.filter(|pod| pod.metadata.uid.as_deref() == Some(uid)).map(|pod| PodFacts::of(&pod)))
+    }
+
+    /// A Job of this name and UID as it is now; `None` if it is gone.
+    pub async fn job(&self, unknown: &Unknown) -> Result<Option<JobFacts>, kube::Error> {
+        let Unknown { namespace, name, uid } = unknown;
+        let job = Api::<Job>::namespaced(self.client.clone(), namespace).get_opt(name).await?;
+        Ok(job.filter(|job| job.metadata.uid.as_ref() == Some(uid)).map(|job| JobFacts::of(&job)))
+    }
+
+    /// What a live look proves about a suspect; nothing, if it can still run.
+    pub async fn prove(&self, suspect: &Suspect) -> Result<Vec<Evidence>, kube::Error> {
+        match suspect {
+            Suspect::Pod { namespace, name, uid, lost_node } => {
+                let how = match self.pod(namespace, name, uid).await? {
+                    None => Some(Out::Gone),
+                    Some(pod) if pod.ended => Some(Out::Ended),
+                    Some(_) => match lost_node {
+                        Some(node) if self.unreachable(node).await? => Some(Out::Lost),
+                        _ => None,
+                    },
+                };
+                Ok(how.map(|how| Evidence::PodOut { uid: uid.clone(), how }).into_iter().collect())
+            }
+            Suspect::Job { holder, lost_nodes } => self.prove_job_over(holder, lost_nodes).await,
+        }
+    }
+
+    /// A Job's hold may end when the Job is terminal or gone and no Pod of it can still run, but for Pods on lost nodes. The order matters: first the
+    /// Job, which then makes no more Pods, then its Pods.
+    async fn prove_job_over(&self, holder: &Holder, lost_nodes: &HashSet<String>) -> Result<Vec<Evidence>, kube::Error> {
+        let Holder { namespace, name, uid, .. } = holder;
+        let job = self.job(&Unknown { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() }).await?;
+        if job.is_some_and(|job| !job.terminal) {
+            return Ok(Vec::new());
+        }
+        let selector = format!("{}={uid}", names::JOB_UID_LABEL);
+        let pods = Api::<Pod>::namespaced(self.client.clone(), namespace).list(&ListParams::default().labels(&selector)).await?;
+        for pod in pods.items {
+            let let_in = holder.pods.iter().any(|admitted| pod.metadata.uid.as_deref() == Some(&admitted.uid));
+            // One that was never let in stands before its acquire step, and nobody lets it in any more.
+            let started = let_in || evidence::acquire_step(&pod) == AcquireStep::Passed;
+            if evidence::pod_ended(&pod) || !started {
+                continue;
+            }
+            let node = pod.spec.and_then(|spec| spec.node_name).filter(|node| lost_nodes.contains(node));
+            match node {
+                Some(node) if self.unreachable(&node).await? => {}
+                _ => return Ok(Vec::new()),
+            }
+        }
+        Ok(vec![Evidence::JobOver { uid: uid.clone() }])
+    }
+
+    async fn unreachable(&self, node: &str) -> Result<bool, kube::Error> {
+        let node = Api::<Node>::all(self.client.clone()).get_opt(node).await?;
+        Ok(node.is_none_or(|node| facts::node_unreachable(&node)))
+    }
+}

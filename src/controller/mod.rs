@@ -1,0 +1,236 @@
+//! The controller: what the leader does.
+//!
+//! ```text
+//!  sources (watches) --> world (the picture) --> gather --> rules::decide --> store (one write) --> tell sessions, Events
+//!                            ^                     ^
+//!                        sessions             look (live reads)
+//! ```
+//!
+//! Synchronous parts: [`object`], `facts`, [`world`], `gather`. Parts that need the API server: `sources`, `look`, `store`, `turn`, `events`, [`leader`].
+
+pub mod clock;
+mod events;
+mod facts;
+mod gather;
+pub mod leader;
+mod look;
+pub mod object;
+mod sources;
+mod store;
+mod turn;
+pub mod world;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use serde_json::json;
+use tokio::{
+    task::{Id, JoinSet},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::{clock::ServerClock, events::Events, look::Eye, store::Store, world::World};
+use crate::{
+    api::names,
+    coordinator::{
+        protocol::{Token, Verified},
+        session::{Place, Session},
+    },
+};
+
+pub use facts::PodFacts;
+pub use object::Key;
+
+/// Turns that run at the same time, each of another primitive.
+const TURNS_AT_ONCE: usize = 64;
+/// After an error a primitive gets its next turn this much later.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How often the controller makes sure that it was not paused.
+const PULSE: Duration = Duration::from_secs(1);
+/// A pulse that comes this late means that it was.
+const PAUSED: Duration = Duration::from_secs(5);
+
+/// All that the leader works with. It lives as long as the leadership.
+pub struct Context {
+    client: Client,
+    world: Arc<World>,
+    store: Store,
+    eye: Eye,
+    clock: ServerClock,
+    events: Events,
+    until: CancellationToken,
+}
+
+impl Context {
+    /// For a leadership that lasts until the token is cancelled. The client must not retry by itself.
+    pub fn new(client: Client, clock: ServerClock, instance: &str, until: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            world: Arc::new(World::default()),
+            store: Store::new(client.clone()),
+            eye: Eye::new(client.clone()),
+            clock,
+            events: Events::start(client.clone(), instance.to_owned(), until.clone()),
+            client,
+            until,
+        })
+    }
+
+    /// Runs sources and turns until the leadership ends; calls `ready` once, when the picture is complete.
+    pub async fn run(self: Arc<Self>, ready: impl FnOnce()) {
+        let (sources, mut synced) = sources::start(&self.client, &self.world, &self.until);
+        let complete = self.until.run_until_cancelled(synced.wait_for(|count| *count == sources)).await;
+        if !matches!(complete, Some(Ok(_))) {
+            return;
+        }
+        info!(objects = self.world.lock().objects.len(), pods = self.world.lock().pods.len(), "the picture is complete");
+        ready();
+        self.take_turns().await;
+    }
+
+    /// Gives every primitive that needs it a turn, each at most one at a time.
+    async fn take_turns(self: &Arc<Self>) {
+        let mut running: JoinSet<Result<(), turn::TurnError>> = JoinSet::new();
+        let mut keys: HashMap<Id, Key> = HashMap::new();
+        let mut busy: HashSet<Key> = HashSet::new();
+        let mut pulse = Instant::now();
+        loop {
+            let next_alarm = {
+                let mut state = self.world.lock();
+                let now = Instant::now();
+                if now.saturating_duration_since(pulse) > PAUSED {
+                    warn!("this process was paused");
+                    state.forget_how_long();
+                }
+                pulse = now;
+                let next = state.ring(now);
+                let room = TURNS_AT_ONCE.saturating_sub(busy.len());
+                let ready: Vec<Key> = state.dirty.iter().filter(|key| !busy.contains(*key)).take(room).cloned().collect();
+                for key in ready {
+                    state.dirty.remove(&key);
+                    busy.insert(key.clone());
+                    let (context, of) = (self.clone(), key.clone());
+                    let task = running.spawn(async move { turn::turn(&context, &of).await });
+                    keys.insert(task.id(), key);
+                }
+                next
+            };
+            let wake = next_alarm.map_or(pulse + PULSE, |alarm| alarm.min(pulse + PULSE));
+            tokio::select! {
+                () = self.until.cancelled() => return,
+                () = self.world.changed.notified() => {}
+                () = sleep_until(wake) => {}
+                Some(done) = running.join_next_with_id(), if !running.is_empty() => self.finish(done, &mut keys, &mut busy),
+            }
+        }
+    }
+
+    fn finish(
+        &self,
+        done: Result<(Id, Result<(), turn::TurnError>), tokio::task::JoinError>,
+        keys: &mut HashMap<Id, Key>,
+        busy: &mut HashSet<Key>,
+    ) {
+        let (id, problem) = match done {
+            Ok((id, Ok(()))) => (id, None),
+            Ok((id, Err(error))) => (id, Some(error.to_string())),
+            Err(error) => (error.id(), Some(format!("a turn ended abnormally: {error}"))),
+        };
+        let Some(key) = keys.remove(&id) else { return };
+        busy.remove(&key);
+        if let Some(problem) = problem {
+            warn!(%key, problem, "will be tried again");
+            self.world.lock().alarm(&key, Instant::now() + RETRY_AFTER);
+        }
+    }
+
+    /// Cancelled when the leadership ends.
+    pub fn until(&self) -> &CancellationToken {
+        &self.until
+    }
+
+    /// A Pod by its full identity: from the picture, or else from a live look.
+    pub async fn find_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<Option<PodFacts>, kube::Error> {
+        if let Some(pod) = self.world.lock().pods.get(uid) {
+            return Ok(Some(pod.clone()));
+        }
+        let pod = self.eye.pod(namespace, name, uid).await?;
+        if let Some(pod) = pod.as_ref().filter(|pod| pod.plan.is_some()) {
+            self.world.update(|state| state.put_pod(pod.clone()));
+        }
+        Ok(pod)
+    }
+
+    /// Opens a session for a waiting Pod; it ends when the guard is dropped.
+    pub fn open_session(self: &Arc<Self>, pod: &PodFacts) -> (SessionGuard, tokio::sync::watch::Receiver<Place>) {
+        let (session, place) = Session::open();
+        let guard = SessionGuard { context: self.clone(), pod_uid: pod.uid().to_owned(), id: session.id };
+        self.world.update(|state| state.open_session(pod, session));
+        (guard, place)
+    }
+
+    /// Whether a Pod holds all that its annotations say, by live reads.
+    pub async fn verify(&self, pod: &PodFacts) -> Result<Verified, kube::Error> {
+        let mut tokens = Vec::new();
+        for (key, hold) in pod.holds() {
+            let object = self.store.get(&key).await?;
+            match object.and_then(|object| gather::token_of(&object, pod)) {
+                Some(token) => tokens.push(Token { target: hold.target.to_string(), token }),
+                None => {
+                    self.world.update(|state| state.dirty.insert(key));
+                    let message = Some(format!("this Pod does not hold {}", hold.target));
+                    return Ok(Verified { held: false, tokens: Vec::new(), message });
+                }
+            }
+        }
+        Ok(Verified { held: true, tokens, message: None })
+    }
+
+    /// A Pod says that it ended; that is a reason to look, and no more.
+    pub fn hint_ended(&self, pod: &PodFacts) {
+        self.world.update(|state| state.hint_ended(pod));
+    }
+
+    /// Writes the fencing tokens on the Pod, where its kubelet finds them.
+    pub async fn publish_tokens(&self, pod: &PodFacts, tokens: &[Token]) -> Result<(), kube::Error> {
+        let annotations: serde_json::Map<_, _> = tokens
+            .iter()
+            .enumerate()
+            .map(|(index, token)| (format!("{}{index}", names::TOKEN_ANNOTATION_PREFIX), token.token.to_string().into()))
+            .collect();
+        let patch = json!({ "metadata": { "uid": pod.uid(), "annotations": annotations } });
+        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.who.namespace);
+        api.patch(&pod.who.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ())
+    }
+
+    async fn delete_pod(&self, pod: &PodFacts) -> Result<(), kube::Error> {
+        let this_one = Preconditions { uid: Some(pod.uid().to_owned()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
+        match Api::<Pod>::namespaced(self.client.clone(), &pod.who.namespace).delete(&pod.who.name, &params).await {
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+}
+
+/// Keeps a session open; dropping it ends the session.
+pub struct SessionGuard {
+    context: Arc<Context>,
+    pod_uid: String,
+    id: u64,
+}
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        self.context.world.update(|state| state.close_session(&self.pod_uid, self.id));
+    }
+}

@@ -1,0 +1,160 @@
+//! Watches: what the API server says about primitives, Pods, Jobs and nodes goes into the picture.
+
+use std::{collections::HashSet, fmt::Debug, sync::Arc};
+
+use futures::{StreamExt, TryStreamExt, pin_mut};
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Node, Pod},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{
+    facts::{self, JobFacts, PodFacts},
+    object::Object,
+    world::{State, World},
+};
+use crate::{
+    api::{Mutex, Semaphore, names},
+    plan::Kind,
+};
+
+/// What a watch says, in the terms of the picture.
+enum Seen<K> {
+    /// It is there, in this form.
+    There(K),
+    /// It is gone.
+    Gone(K),
+    /// These UIDs are all that there are.
+    Only(HashSet<String>),
+    /// Something may have been missed.
+    Gap,
+}
+
+/// Starts all watches; the receiver counts those whose first list is complete. They end with `until`.
+pub fn start(client: &Client, world: &Arc<World>, until: &CancellationToken) -> (usize, watch::Receiver<usize>) {
+    let (synced, receiver) = watch::channel(0);
+    let ours = watcher::Config::default().labels(&format!("{}=true", names::INJECTED_LABEL));
+    let watches = Watches { client: client.clone(), world: world.clone(), until: until.clone(), synced };
+    watches.primitives::<Mutex>(Kind::Mutex);
+    watches.primitives::<Semaphore>(Kind::Semaphore);
+    watches.follow::<Pod>(ours.clone(), |state, seen| match seen {
+        Seen::There(pod) => state.put_pod(PodFacts::of(&pod)),
+        Seen::Gone(pod) => state.remove_pod(&pod.uid().unwrap_or_default()),
+        Seen::Only(uids) => {
+            for uid in missing(state.pods.keys(), &uids) {
+                state.remove_pod(&uid);
+            }
+        }
+        Seen::Gap => {}
+    });
+    watches.follow::<Job>(ours, |state, seen| match seen {
+        Seen::There(job) => state.put_job(JobFacts::of(&job)),
+        Seen::Gone(job) => state.remove_job(&job.uid().unwrap_or_default()),
+        Seen::Only(uids) => {
+            for uid in missing(state.jobs.keys(), &uids) {
+                state.remove_job(&uid);
+            }
+        }
+        Seen::Gap => {}
+    });
+    watches.follow::<Node>(watcher::Config::default(), |state, seen| match seen {
+        Seen::There(node) => state.put_node(&node.name_any(), facts::node_unreachable(&node)),
+        Seen::Gone(node) => state.put_node(&node.name_any(), true),
+        Seen::Only(_) => {}
+        Seen::Gap => state.forget_how_long(),
+    });
+    (5, receiver)
+}
+
+fn missing<'a>(known: impl Iterator<Item = &'a String>, listed: &HashSet<String>) -> Vec<String> {
+    known.filter(|uid| !listed.contains(*uid)).cloned().collect()
+}
+
+struct Watches {
+    client: Client,
+    world: Arc<World>,
+    until: CancellationToken,
+    synced: watch::Sender<usize>,
+}
+
+impl Watches {
+    fn primitives<K>(&self, kind: Kind)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+        Object: From<K>,
+    {
+        self.follow::<DeserializeGuard<K>>(watcher::Config::default(), move |state, seen| match seen {
+            Seen::There(DeserializeGuard(Ok(object))) => state.put_object(object.into()),
+            Seen::There(DeserializeGuard(Err(invalid))) => {
+                warn!(?kind, name = invalid.metadata.name, namespace = invalid.metadata.namespace, error = invalid.error, "cannot be read");
+            }
+            Seen::Gone(DeserializeGuard(Ok(object))) => {
+                let object = Object::from(object);
+                state.remove_object(&object.key(), object.uid());
+            }
+            Seen::Gone(_) | Seen::Gap => {}
+            Seen::Only(uids) => {
+                let gone: Vec<_> = state
+                    .objects
+                    .values()
+                    .filter(|object| object.key().kind == kind && !uids.contains(object.uid()))
+                    .map(|object| (object.key(), object.uid().to_owned()))
+                    .collect();
+                for (key, uid) in gone {
+                    state.remove_object(&key, &uid);
+                }
+            }
+        });
+    }
+
+    fn follow<K>(&self, config: watcher::Config, apply: impl Fn(&mut State, Seen<K>) + Send + Sync + 'static)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let stream = watcher(Api::<K>::all(self.client.clone()), config);
+        let (world, synced) = (self.world.clone(), self.synced.clone());
+        tokio::spawn(self.until.clone().run_until_cancelled_owned(async move {
+            let mut listed = HashSet::new();
+            let mut first = true;
+            let gap = |error: watcher::Error| {
+                debug!(%error, kind = %K::kind(&()), "watch interrupted");
+                world.update(|state| apply(state, Seen::Gap));
+            };
+            let stream = stream.inspect_err(|_| ()).default_backoff();
+            pin_mut!(stream);
+            while let Some(event) = stream.next().await {
+                match event {
+                    Err(error) => gap(error),
+                    Ok(Event::Init) => {
+                        listed.clear();
+                        world.update(|state| apply(state, Seen::Gap));
+                    }
+                    Ok(Event::InitApply(object)) => {
+                        listed.insert(object.uid().unwrap_or_default());
+                        world.update(|state| apply(state, Seen::There(object)));
+                    }
+                    Ok(Event::InitDone) => {
+                        world.update(|state| apply(state, Seen::Only(std::mem::take(&mut listed))));
+                        if std::mem::take(&mut first) {
+                            synced.send_modify(|count| *count += 1);
+                        }
+                    }
+                    Ok(Event::Apply(object)) => world.update(|state| apply(state, Seen::There(object))),
+                    Ok(Event::Delete(object)) => world.update(|state| apply(state, Seen::Gone(object))),
+                }
+            }
+        }));
+    }
+}

@@ -1,0 +1,108 @@
+//! Reading and writing primitives through the API server: the only place that writes their status, and always on one resource version.
+
+use std::fmt::Debug;
+
+use jiff::Timestamp;
+use kube::{
+    Api, Client, Resource,
+    api::{Patch, PatchParams, PostParams},
+    core::NamespaceResourceScope,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
+
+use super::object::{Key, NextStatus, Object};
+use crate::{
+    api::{Mutex, Semaphore, names},
+    plan::Kind,
+};
+
+/// Why a write was not done, or may not have been done.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// Somebody else wrote in between, or the object is gone: nothing was written.
+    #[error("write conflicts with another one")]
+    Conflict,
+    /// The API server refused it: nothing was written.
+    #[error("write refused: {0}")]
+    Refused(#[source] Box<kube::Error>),
+    /// No answer came, or one that leaves open whether it was written.
+    #[error("write has no known outcome: {0}")]
+    Unknown(#[source] Box<kube::Error>),
+}
+
+impl From<kube::Error> for WriteError {
+    fn from(error: kube::Error) -> Self {
+        match &error {
+            kube::Error::Api(status) if matches!(status.code, 404 | 409) => Self::Conflict,
+            // 4xx are refusals; 429 is one too: the request was not executed. 5xx may come after the commit.
+            kube::Error::Api(status) if (400..500).contains(&status.code) => Self::Refused(Box::new(error)),
+            _ => Self::Unknown(Box::new(error)),
+        }
+    }
+}
+
+/// The primitives of the cluster.
+#[derive(Clone)]
+pub struct Store {
+    client: Client,
+}
+
+impl Store {
+    /// On a client whose retries are off: a retry would hide whether a write was done.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// A live read: what the API server has now, `None` if there is no such object.
+    pub async fn get(&self, key: &Key) -> Result<Option<Object>, kube::Error> {
+        match key.kind {
+            Kind::Mutex => Ok(self.api::<Mutex>(&key.namespace).get_opt(&key.name).await?.map(Object::from)),
+            Kind::Semaphore => Ok(self.api::<Semaphore>(&key.namespace).get_opt(&key.name).await?.map(Object::from)),
+        }
+    }
+
+    /// The one write: replaces the status if the object is still at the revision that `object` was read at.
+    pub async fn replace_status(&self, object: &Object, next: NextStatus, now: Timestamp) -> Result<Object, WriteError> {
+        match object.with(next, now) {
+            Object::Mutex(mutex) => self.put_status(&*mutex).await.map(Object::from),
+            Object::Semaphore(semaphore) => self.put_status(&*semaphore).await.map(Object::from),
+        }
+    }
+
+    /// Adds or removes the finalizer of held primitives, on the same condition.
+    pub async fn set_finalizer(&self, object: &Object, present: bool) -> Result<Object, WriteError> {
+        match object {
+            Object::Mutex(mutex) => self.patch_finalizer(&**mutex, present).await.map(Object::from),
+            Object::Semaphore(semaphore) => self.patch_finalizer(&**semaphore, present).await.map(Object::from),
+        }
+    }
+
+    async fn put_status<K>(&self, object: &K) -> Result<K, WriteError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Serialize + DeserializeOwned + Clone + Debug,
+    {
+        let meta = object.meta();
+        let api = self.api::<K>(meta.namespace.as_deref().unwrap_or_default());
+        Ok(api.replace_status(meta.name.as_deref().unwrap_or_default(), &PostParams::default(), object).await?)
+    }
+
+    async fn patch_finalizer<K>(&self, object: &K, present: bool) -> Result<K, WriteError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + Debug,
+    {
+        let meta = object.meta();
+        let mut finalizers: Vec<&str> =
+            meta.finalizers.iter().flatten().map(String::as_str).filter(|finalizer| *finalizer != names::HELD_FINALIZER).collect();
+        if present {
+            finalizers.push(names::HELD_FINALIZER);
+        }
+        let patch = json!({ "metadata": { "uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": finalizers } });
+        let api = self.api::<K>(meta.namespace.as_deref().unwrap_or_default());
+        Ok(api.patch(meta.name.as_deref().unwrap_or_default(), &PatchParams::default(), &Patch::Merge(patch)).await?)
+    }
+
+    fn api<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self, namespace: &str) -> Api<K> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+}

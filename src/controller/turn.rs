@@ -1,0 +1,383 @@
+//! One turn of one primitive: read, decide, write once, tell. The only asynchronous code between the facts and the rules.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use tokio::time::{Duration, Instant};
+use tracing::{debug, info, warn};
+
+use super::{
+    Context,
+    events::Note,
+    facts::PodFacts,
+    gather::{self, Gathered},
+    object::{self, Key, NextStatus, Object},
+    store::WriteError,
+    world::State,
+};
+use crate::{
+    api::Holder,
+    coordinator::{
+        protocol::{Reason, Token},
+        session::{Place, Session},
+    },
+    rules::{self, Decision, Evidence, Out, Refused, Why},
+};
+
+/// A changed number of waiters is written along with other changes, else this long after the last write.
+const WAITING_EVERY: Duration = Duration::from_secs(10);
+/// The finalizer stays this long after the last hold, so that a busy primitive does not pay for it at every hold.
+const IDLE_AFTER: Duration = Duration::from_secs(5);
+/// Conflicts in a row after which a turn lets others go first.
+const MOST_ATTEMPTS: usize = 8;
+
+/// Why a turn ended early; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum TurnError {
+    /// A read failed.
+    #[error("could not read from the API server: {0}")]
+    Read(#[from] kube::Error),
+    /// The write was refused.
+    #[error("could not write the status: {0}")]
+    Write(#[from] WriteError),
+    /// Others kept writing in between.
+    #[error("gave way to other writers {MOST_ATTEMPTS} times")]
+    GaveWay,
+}
+
+/// Looks at a primitive and does all that can be done for it now.
+pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
+    let Some(mut object) = context.world.lock().objects.get(key).cloned() else {
+        context.world.update(|state| tell_missing(state, key));
+        return Ok(());
+    };
+    let mut live = false;
+    for _ in 0..MOST_ATTEMPTS {
+        let gathered = gather(context, key, &object).await?;
+        if !live && !gathered.strays.is_empty() {
+            object = match context.store.get(key).await? {
+                Some(object) => object,
+                None => return gone(context, key),
+            };
+            live = true;
+            continue;
+        }
+        let evidence = prove(context, &gathered).await?;
+        let now = context.clock.now();
+        let decision = rules::decide(&object.primitive(), &gathered.requests, &evidence, now);
+        // What the picture shows as held may be over by now: say "yours" only after a live read.
+        let unsure = !live && decision.granted.iter().any(|grant| !grant.new);
+        if unsure {
+            object = match context.store.get(key).await? {
+                Some(object) => object,
+                None => return gone(context, key),
+            };
+            live = true;
+            continue;
+        }
+        match write(context, key, &object, &decision, now).await {
+            Ok(written) => {
+                end_strays(context, &written, &gathered.strays).await?;
+                if settle(context, key, &object, &written, decision, &gathered, now) {
+                    lift_finalizer(context, &written).await?;
+                }
+                return Ok(());
+            }
+            Err(WriteError::Refused(error)) => return Err(WriteError::Refused(error).into()),
+            Err(error) => {
+                // Perhaps our own write was done, perhaps somebody else's: what the object says now is the truth.
+                debug!(%key, %error, "reading again");
+                object = match context.store.get(key).await? {
+                    Some(object) => object,
+                    None => return gone(context, key),
+                };
+                live = true;
+            }
+        }
+    }
+    Err(TurnError::GaveWay)
+}
+
+/// The facts, after looking for the Jobs that were missing from the picture.
+async fn gather(context: &Context, key: &Key, object: &Object) -> Result<Gathered, TurnError> {
+    let gather = |state: &mut State| gather::gather(state, key, object, Instant::now());
+    let gathered = gather(&mut context.world.lock());
+    if gathered.unknown_jobs.is_empty() {
+        return Ok(gathered);
+    }
+    let mut gone = Vec::new();
+    for unknown in &gathered.unknown_jobs {
+        match context.eye.job(unknown).await? {
+            Some(job) => context.world.lock().put_job(job),
+            None => gone.push(unknown.uid.clone()),
+        }
+    }
+    let mut state = context.world.lock();
+    let orphans: Vec<String> = state
+        .pods_of
+        .get(key)
+        .into_iter()
+        .flatten()
+        .filter(|uid| state.pods.get(*uid).and_then(|pod| pod.job.as_ref()).is_some_and(|job| gone.contains(&job.uid)))
+        .cloned()
+        .collect();
+    let mut gathered = gather(&mut state);
+    gathered.impostors.extend(orphans);
+    Ok(gathered)
+}
+
+/// The evidence of the picture, and that of live looks at whatever is suspect.
+async fn prove(context: &Context, gathered: &Gathered) -> Result<Vec<Evidence>, TurnError> {
+    let mut evidence = gathered.evidence.clone();
+    for suspect in &gathered.suspects {
+        let proven = context.eye.prove(suspect).await?;
+        for fact in &proven {
+            if let Evidence::PodOut { uid, how: Out::Gone } = fact {
+                context.world.lock().gone.insert(uid.clone());
+            }
+        }
+        evidence.extend(proven);
+    }
+    Ok(evidence)
+}
+
+/// Writes what the decision says, if there is anything to write: first the finalizer, so that a holder's primitive cannot vanish, then the status.
+async fn write(context: &Context, key: &Key, object: &Object, decision: &Decision, now: Timestamp) -> Result<Object, WriteError> {
+    if !decision.changed && !status_due(context, key, object, decision) {
+        return Ok(object.clone());
+    }
+    let guarded = if decision.holders.is_empty() || object.has_finalizer() {
+        object.clone()
+    } else {
+        let guarded = context.store.set_finalizer(object, true).await?;
+        context.world.lock().put_object(guarded.clone());
+        guarded
+    };
+    let next = NextStatus {
+        holders: decision.holders.clone(),
+        last_token: decision.last_token,
+        waiting: i32::try_from(decision.queue.len()).unwrap_or(i32::MAX),
+    };
+    let written = context.store.replace_status(&guarded, next, now).await?;
+    context.world.update(|state| {
+        state.put_object(written.clone());
+        state.quiet.entry(key.clone()).or_default().written = Some(Instant::now());
+    });
+    Ok(written)
+}
+
+/// Whether the status should be written although no holder changed.
+fn status_due(context: &Context, key: &Key, object: &Object, decision: &Decision) -> bool {
+    let waiting = object.common().map(|common| usize::try_from(common.waiting).unwrap_or_default());
+    if !object.observed() {
+        return true;
+    }
+    if waiting == Some(decision.queue.len()) {
+        return false;
+    }
+    let mut state = context.world.lock();
+    let due = state.quiet.get(key).and_then(|quiet| quiet.written).map(|written| written + WAITING_EVERY);
+    match due {
+        Some(due) if Instant::now() < due => {
+            state.alarm(key, due);
+            false
+        }
+        _ => true,
+    }
+}
+
+/// The primitive went away under us: whoever waits for it waits for a new one.
+fn gone(context: &Context, key: &Key) -> Result<(), TurnError> {
+    context.world.update(|state| {
+        let uid = state.objects.get(key).map(|object| object.uid().to_owned());
+        if let Some(uid) = uid {
+            state.remove_object(key, &uid);
+        }
+    });
+    Ok(())
+}
+
+/// Tells everybody what the turn means for them, and sets the alarms for the next one. Says whether the finalizer may go now.
+fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decision: Decision, gathered: &Gathered, now: Timestamp) -> bool {
+    let name = format!("{}/{}", key.kind, key.name);
+    log(key, &decision);
+    for release in &decision.released {
+        let holder = holder_text(&release.holder);
+        let note = if release.lost {
+            Note::warning("HoldLost", format!("taken from {holder}: its node has been unreachable for longer than the ttl"))
+        } else {
+            Note::normal("Released", format!("released by {holder}"))
+        };
+        context.events.publish(after, note);
+    }
+    for grant in decision.granted.iter().filter(|grant| grant.new) {
+        context.events.publish(after, Note::normal("Granted", format!("granted to {} with token {}", grant.who, grant.token)));
+    }
+    context.world.update(|state| {
+        for grant in &decision.granted {
+            confirm(state, key, &grant.asker, grant.token);
+        }
+        for refusal in &decision.refused {
+            state.tell(&refusal.asker, refused(&name, refusal.why, after));
+        }
+        for impostor in &gathered.impostors {
+            let message = "denied: the Job of this Pod is over, or its annotations differ from the Pod's".to_owned();
+            state.tell(impostor, Place::Refused { reason: Reason::Denied, message });
+        }
+        let summary = object::summary(after.holders(), &key.namespace);
+        for (index, queued) in decision.queue.iter().enumerate() {
+            let text = place_text(&name, index + 1, decision.queue.len(), queued.why, summary.as_deref(), after);
+            let first_time = state.sessions.get(&queued.asker).is_some_and(Session::is_new);
+            if let Some(pod) = state.pods.get(&queued.asker).filter(|_| first_time) {
+                context.events.publish_pod(pod, Note::normal("Waiting", text.clone()));
+            }
+            state.tell(&queued.asker, Place::Waiting(text));
+        }
+        set_alarms(state, key, after, &decision, gathered, now);
+        forget_gone(state, before, after);
+        idle(state, key, after, &decision, now)
+    })
+}
+
+/// Adds a confirmed hold to a session; when it has all that its Pod asks for, the Pod may go.
+fn confirm(state: &mut State, key: &Key, asker: &str, token: i64) {
+    let Some(pod) = state.pods.get(asker).cloned() else { return };
+    let Some(session) = state.sessions.get_mut(asker) else { return };
+    session.confirmed.insert(key.clone(), token);
+    let tokens: Option<Vec<Token>> = pod
+        .holds()
+        .map(|(key, hold)| session.confirmed.get(&key).map(|token| Token { target: hold.target.to_string(), token: *token }))
+        .collect();
+    match tokens {
+        Some(tokens) => session.tell(Place::Granted(tokens)),
+        None => state.dirty.extend(pod.holds().map(|(key, _)| key)),
+    }
+}
+
+/// When the same primitive needs a turn although nothing happens to it.
+fn set_alarms(state: &mut State, key: &Key, after: &Object, decision: &Decision, gathered: &Gathered, now: Timestamp) {
+    let from_now = |at: Timestamp| {
+        let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+        Instant::now() + wait + Duration::from_millis(20)
+    };
+    if let Some(at) = decision.again_at {
+        state.alarm(key, from_now(at));
+    }
+    if let Some(at) = gathered.again {
+        state.alarm(key, at);
+    }
+    if after.holders().is_empty() && after.has_finalizer() {
+        let ahead = Timestamp::from_millisecond(decision.last_token).unwrap_or(now);
+        let at = if after.deleting() { from_now(ahead.max(now)) } else { Instant::now() + IDLE_AFTER };
+        state.alarm(key, at);
+    }
+}
+
+/// Whether the finalizer may go now: nobody holds or waits, for a while unless the object is being deleted; and its tokens are not ahead of the
+/// clock, so that a successor of the same name starts above them.
+fn idle(state: &mut State, key: &Key, after: &Object, decision: &Decision, now: Timestamp) -> bool {
+    let quiet = state.quiet.entry(key.clone()).or_default();
+    let free = after.holders().is_empty() && (after.deleting() || decision.queue.is_empty());
+    if !free || !after.has_finalizer() {
+        quiet.idle = None;
+        return false;
+    }
+    let since = *quiet.idle.get_or_insert_with(Instant::now);
+    let behind_the_clock = decision.last_token <= now.as_millisecond();
+    behind_the_clock && (after.deleting() || Instant::now() >= since + IDLE_AFTER)
+}
+
+/// Lets a primitive that nobody holds be deleted without us.
+async fn lift_finalizer(context: &Context, object: &Object) -> Result<(), TurnError> {
+    match context.store.set_finalizer(object, false).await {
+        Ok(free) if free.has_finalizer() || !free.deleting() => context.world.lock().put_object(free),
+        // It was the last thing that kept the object; or somebody wrote in between, and the next turn sees to it.
+        Ok(_) | Err(WriteError::Conflict) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Forgets the proofs about Pods that this primitive does not name any more.
+fn forget_gone(state: &mut State, before: &Object, after: &Object) {
+    let names =
+        |holder: &Holder| std::iter::once(holder.uid.clone()).chain(holder.pods.iter().map(|pod| pod.uid.clone())).collect::<Vec<_>>();
+    let kept: Vec<String> = after.holders().iter().flat_map(names).collect();
+    for uid in before.holders().iter().flat_map(names).filter(|uid| !kept.contains(uid)) {
+        state.gone.remove(&uid);
+    }
+}
+
+/// Ends Pods that run without the hold that they once had: it was taken from them while their node was away.
+async fn end_strays(context: &Context, object: &Object, strays: &[PodFacts]) -> Result<(), TurnError> {
+    for stray in strays.iter().filter(|stray| gather::token_of(object, stray).is_none()) {
+        let Some(pod) = context.eye.pod(&stray.who.namespace, &stray.who.name, stray.uid()).await? else { continue };
+        if pod.ended || pod.deleting {
+            continue;
+        }
+        let name = object.key();
+        warn!(key = %name, pod = %pod.who, "runs without its hold: deleting it");
+        context
+            .events
+            .publish_pod(&pod, Note::warning("HoldLost", format!("no longer holds {}/{}: the Pod is deleted", name.kind, name.name)));
+        context.delete_pod(&pod).await?;
+    }
+    Ok(())
+}
+
+/// Tells those who wait for a primitive that there is none yet.
+fn tell_missing(state: &mut State, key: &Key) {
+    let waiting: Vec<String> = state.pods_of.get(key).into_iter().flatten().cloned().collect();
+    for uid in waiting {
+        let Some(pod) = state.pods.get(&uid) else { continue };
+        let next = state.sessions.get(&uid).and_then(|session| pod.holds().find(|(key, _)| !session.confirmed.contains_key(key)));
+        if next.is_some_and(|(next, _)| next == *key) {
+            state.tell(
+                &uid,
+                Place::Waiting(format!("waiting for {}/{} in namespace {}, which does not exist yet", key.kind, key.name, key.namespace)),
+            );
+        }
+    }
+}
+
+fn refused(name: &str, why: Refused, object: &Object) -> Place {
+    let held = object::summary(object.holders(), &object.key().namespace).map_or(String::new(), |holders| format!("; held by {holders}"));
+    let (reason, message) = match why {
+        Refused::TimedOut => (Reason::TimedOut, format!("timed out waiting for {name}{held}")),
+        Refused::NotFree => (Reason::TimedOut, format!("{name} is not free, and timeout=0s says not to wait{held}")),
+        Refused::NotAllowed => {
+            let namespace = object.key().namespace;
+            (
+                Reason::Denied,
+                format!("denied: {name} in namespace {namespace} does not list this Pod's namespace in spec.allowedNamespaces"),
+            )
+        }
+    };
+    Place::Refused { reason, message }
+}
+
+fn place_text(name: &str, position: usize, of: usize, why: Why, holders: Option<&str>, object: &Object) -> String {
+    let held = holders.map_or_else(|| "nobody holds it".to_owned(), |holders| format!("held by {holders}"));
+    match why {
+        Why::InLine | Why::TooYoung | Why::Away => format!("waiting for {name}: {position} of {of} in line, {held}"),
+        Why::TooWide => {
+            format!("waiting for {name}: asks for more than its {} permits; others go first until there are more", object.capacity())
+        }
+        Why::Predecessor => format!("waiting for {name}: its Job holds it, and another Pod of the Job can still run"),
+        Why::Deleting => format!("waiting for {name}: it is being deleted ({held}); a new one of that name will do"),
+    }
+}
+
+fn holder_text(holder: &Holder) -> String {
+    format!("{}/{} (token {})", format!("{:?}", holder.kind).to_lowercase(), holder.name, holder.token)
+}
+
+fn log(key: &Key, decision: &Decision) {
+    if decision.granted.iter().all(|grant| !grant.new) && decision.released.is_empty() && decision.refused.is_empty() {
+        return;
+    }
+    let granted: HashMap<String, i64> =
+        decision.granted.iter().filter(|grant| grant.new).map(|grant| (grant.who.to_string(), grant.token)).collect();
+    let released: Vec<String> = decision.released.iter().map(|release| holder_text(&release.holder)).collect();
+    info!(%key, ?granted, ?released, refused = decision.refused.len(), waiting = decision.queue.len(), "decided");
+}

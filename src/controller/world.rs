@@ -1,0 +1,216 @@
+//! The leader's picture of the cluster: primitives, Pods, Jobs, nodes and open sessions, and which primitives need a look. Synchronous: watches
+//! and sessions put facts in, turns read them. The picture may propose; only what is read live, or written, disposes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    facts::{JobFacts, PodFacts},
+    object::{Key, Object},
+};
+use crate::coordinator::session::{Place, Session};
+
+/// How long a Pod whose acquire step runs without a session keeps those behind it waiting: longer than an agent takes to come back.
+pub const EXPECTED_FOR: Duration = Duration::from_secs(15);
+
+/// The picture, shared by watches, sessions and turns.
+#[derive(Debug, Default)]
+pub struct World {
+    state: Mutex<State>,
+    /// Wakes whoever starts turns.
+    pub changed: Notify,
+}
+
+/// What is known. Times are local and monotonic: they measure how long *we* have seen something.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Primitives, at the latest revision that was seen or written.
+    pub objects: HashMap<Key, Object>,
+    /// Pods with injected steps, by UID.
+    pub pods: HashMap<String, PodFacts>,
+    /// Jobs that hold, by UID.
+    pub jobs: HashMap<String, JobFacts>,
+    /// Since when each unreachable node has been so, uninterrupted.
+    pub unreachable: HashMap<String, Instant>,
+    /// Open sessions, by the UID of their Pod.
+    pub sessions: HashMap<String, Session>,
+    /// Since when a Pod's acquire step has been without a session.
+    pub without_session: HashMap<String, Instant>,
+    /// Pods that said that they ended, until somebody has looked.
+    pub hinted: HashSet<String>,
+    /// Pods of holders that a live read proved to be gone.
+    pub gone: HashSet<String>,
+    /// Pods by the primitives that they name.
+    pub pods_of: HashMap<Key, BTreeSet<String>>,
+    /// Primitives that need a turn.
+    pub dirty: BTreeSet<Key>,
+    /// When primitives need a turn again even if nothing happens.
+    pub alarms: BTreeMap<Key, Instant>,
+    /// When the status of a primitive was last written by us, and since when nobody has held it.
+    pub quiet: HashMap<Key, Quiet>,
+}
+
+/// How long nothing has happened to a primitive.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quiet {
+    /// When we last wrote its status.
+    pub written: Option<Instant>,
+    /// Since when nobody has held it or waited for it.
+    pub idle: Option<Instant>,
+}
+
+impl World {
+    /// Looks at the picture, and perhaps changes it.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the picture and starts the turns that follow from the change.
+    pub fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        let wake = !state.dirty.is_empty();
+        drop(state);
+        if wake {
+            self.changed.notify_one();
+        }
+        result
+    }
+}
+
+impl State {
+    /// A primitive was seen or written. What is older than what we have is ignored.
+    pub fn put_object(&mut self, object: Object) {
+        let key = object.key();
+        let stale = self.objects.get(&key).is_some_and(|known| known.revision() >= object.revision());
+        if !stale {
+            self.objects.insert(key.clone(), object);
+            self.dirty.insert(key);
+        }
+    }
+
+    /// A primitive is gone.
+    pub fn remove_object(&mut self, key: &Key, uid: &str) {
+        if self.objects.get(key).is_some_and(|known| known.uid() == uid) {
+            self.objects.remove(key);
+            self.alarms.remove(key);
+            self.quiet.remove(key);
+            self.dirty.insert(key.clone());
+        }
+    }
+
+    /// A Pod was seen.
+    pub fn put_pod(&mut self, pod: PodFacts) {
+        if self.pods.get(pod.uid()) == Some(&pod) {
+            return;
+        }
+        for (key, _) in pod.holds() {
+            self.pods_of.entry(key.clone()).or_default().insert(pod.uid().to_owned());
+            self.dirty.insert(key);
+        }
+        self.pods.insert(pod.uid().to_owned(), pod);
+    }
+
+    /// A Pod is not seen any more. That proves nothing yet: turns look for themselves.
+    pub fn remove_pod(&mut self, uid: &str) {
+        let Some(pod) = self.pods.remove(uid) else { return };
+        for (key, _) in pod.holds() {
+            if let Some(pods) = self.pods_of.get_mut(&key) {
+                pods.remove(uid);
+                if pods.is_empty() {
+                    self.pods_of.remove(&key);
+                }
+            }
+            self.dirty.insert(key);
+        }
+        self.without_session.remove(uid);
+        self.hinted.remove(uid);
+    }
+
+    /// A Job was seen.
+    pub fn put_job(&mut self, job: JobFacts) {
+        if self.jobs.get(&job.who.uid) != Some(&job) {
+            self.dirty.extend(job.keys());
+            self.jobs.insert(job.who.uid.clone(), job);
+        }
+    }
+
+    /// A Job is not seen any more.
+    pub fn remove_job(&mut self, uid: &str) {
+        if let Some(job) = self.jobs.remove(uid) {
+            self.dirty.extend(job.keys());
+        }
+    }
+
+    /// A node was seen, or is gone (which makes it no easier to reach).
+    pub fn put_node(&mut self, name: &str, unreachable: bool) {
+        if unreachable == self.unreachable.contains_key(name) {
+            return;
+        }
+        if unreachable {
+            self.unreachable.insert(name.to_owned(), Instant::now());
+        } else {
+            self.unreachable.remove(name);
+        }
+        let affected: Vec<Key> =
+            self.pods.values().filter(|pod| pod.node.as_deref() == Some(name)).flat_map(|pod| pod.holds().map(|(key, _)| key)).collect();
+        self.dirty.extend(affected);
+    }
+
+    /// We did not look for a while (a watch gap, a pause of this process): how long nodes have been unreachable must be counted anew.
+    pub fn forget_how_long(&mut self) {
+        let now = Instant::now();
+        self.unreachable.values_mut().for_each(|since| *since = now);
+    }
+
+    /// An agent opened a session; an older one of the same Pod ends.
+    pub fn open_session(&mut self, pod: &PodFacts, session: Session) {
+        self.without_session.remove(pod.uid());
+        self.sessions.insert(pod.uid().to_owned(), session);
+        self.dirty.extend(pod.holds().map(|(key, _)| key));
+    }
+
+    /// A session ended.
+    pub fn close_session(&mut self, pod_uid: &str, session_id: u64) {
+        if self.sessions.get(pod_uid).is_some_and(|session| session.id == session_id) {
+            self.sessions.remove(pod_uid);
+            if let Some(pod) = self.pods.get(pod_uid) {
+                self.without_session.insert(pod_uid.to_owned(), Instant::now());
+                self.dirty.extend(pod.holds().map(|(key, _)| key));
+            }
+        }
+    }
+
+    /// A Pod said that it ended: its primitives get a look.
+    pub fn hint_ended(&mut self, pod: &PodFacts) {
+        self.hinted.insert(pod.uid().to_owned());
+        self.dirty.extend(pod.holds().map(|(key, _)| key));
+    }
+
+    /// Tells a waiting Pod, if it is there.
+    pub fn tell(&mut self, pod_uid: &str, place: Place) {
+        if let Some(session) = self.sessions.get(pod_uid) {
+            session.tell(place);
+        }
+    }
+
+    /// A turn is wanted at this time even if nothing happens before.
+    pub fn alarm(&mut self, key: &Key, at: Instant) {
+        self.alarms.entry(key.clone()).and_modify(|earlier| *earlier = (*earlier).min(at)).or_insert(at);
+    }
+
+    /// Moves the primitives whose time has come to those that need a turn; says when the next one's comes.
+    pub fn ring(&mut self, now: Instant) -> Option<Instant> {
+        let due: Vec<Key> = self.alarms.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
+        for key in due {
+            self.alarms.remove(&key);
+            self.dirty.insert(key);
+        }
+        self.alarms.values().min().copied()
+    }
+}

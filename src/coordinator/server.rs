@@ -1,0 +1,181 @@
+//! The HTTP face of the coordinator. Every replica listens; only the leader has answers, the others say so and agents come back.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{DefaultBodyLimit, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use futures::stream;
+use tokio::{
+    sync::watch,
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep},
+};
+use tracing::warn;
+
+use super::{
+    identity::{Identities, Identity, IdentityError},
+    protocol::{Problem, Progress, Reason, Verified},
+    session::Place,
+};
+use crate::controller::{Context, PodFacts, SessionGuard};
+
+/// How often a session says that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long to wait before writing fencing tokens again after an error.
+const TOKENS_AGAIN: Duration = Duration::from_millis(500);
+
+/// What the handlers share.
+pub struct Coordinator {
+    identities: Identities,
+    /// Set while this replica leads and its picture is complete.
+    pub leading: ArcSwapOption<Context>,
+}
+
+/// An error answer.
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(Problem { error: self.1 })).into_response()
+    }
+}
+
+impl From<IdentityError> for Refusal {
+    fn from(error: IdentityError) -> Self {
+        let code = match error {
+            IdentityError::Refused(_) => StatusCode::UNAUTHORIZED,
+            IdentityError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self(code, error.to_string())
+    }
+}
+
+impl From<kube::Error> for Refusal {
+    fn from(error: kube::Error) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, format!("the API server could not be asked: {error}"))
+    }
+}
+
+impl Coordinator {
+    /// A coordinator that does not lead yet.
+    pub fn new(identities: Identities) -> Arc<Self> {
+        Arc::new(Self { identities, leading: ArcSwapOption::empty() })
+    }
+
+    /// Its routes.
+    pub fn router(self: Arc<Self>) -> Router {
+        Router::new()
+            .route("/v1/acquire", post(acquire))
+            .route("/v1/verify", post(verify))
+            .route("/v1/release", post(release))
+            // What a Pod may ask stands in its annotations: a request has nothing to say.
+            .layer(DefaultBodyLimit::max(1024))
+            .with_state(self)
+    }
+
+    /// The Pod that is speaking, as far as there is one, and the leader's work.
+    async fn caller(&self, headers: &HeaderMap) -> Result<(Arc<Context>, PodFacts), Refusal> {
+        let unavailable = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "this replica does not lead; try again".to_owned());
+        let context = self.leading.load_full().ok_or_else(unavailable)?;
+        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let Identity { namespace, name, uid } = self.identities.of(bearer.unwrap_or_default()).await?;
+        let pod = context.find_pod(&namespace, &name, &uid).await?;
+        let pod =
+            pod.ok_or_else(|| Refusal(StatusCode::FORBIDDEN, format!("pod {namespace}/{name} of UID {uid} does not exist any more")))?;
+        if pod.who.namespace != namespace || pod.who.name != name {
+            return Err(Refusal(StatusCode::FORBIDDEN, "the token names another Pod than its UID belongs to".to_owned()));
+        }
+        Ok((context, pod))
+    }
+}
+
+async fn acquire(State(coordinator): State<Arc<Coordinator>>, headers: HeaderMap) -> Result<Response, Refusal> {
+    let (context, pod) = coordinator.caller(&headers).await?;
+    if pod.plan.is_none() {
+        return Err(Refusal(StatusCode::UNPROCESSABLE_ENTITY, "the annotations of this Pod ask for nothing that konductor has".to_owned()));
+    }
+    let (guard, place) = context.open_session(&pod);
+    let mut beat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let line = Line { context, pod, guard, place, beat, said: None, done: false };
+    let lines = stream::unfold(line, |mut line| async move {
+        let progress = line.next().await?;
+        let mut text = serde_json::to_vec(&progress).unwrap_or_default();
+        text.push(b'\n');
+        Some((Ok::<_, Infallible>(text), line))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+async fn verify(State(coordinator): State<Arc<Coordinator>>, headers: HeaderMap) -> Result<Json<Verified>, Refusal> {
+    let (context, pod) = coordinator.caller(&headers).await?;
+    Ok(Json(context.verify(&pod).await?))
+}
+
+async fn release(State(coordinator): State<Arc<Coordinator>>, headers: HeaderMap) -> Result<Json<serde_json::Value>, Refusal> {
+    let (context, pod) = coordinator.caller(&headers).await?;
+    context.hint_ended(&pod);
+    Ok(Json(serde_json::json!({})))
+}
+
+/// An open session, from line to line.
+struct Line {
+    context: Arc<Context>,
+    pod: PodFacts,
+    #[expect(dead_code, reason = "keeps the session open for as long as the connection lasts")]
+    guard: SessionGuard,
+    place: watch::Receiver<Place>,
+    beat: Interval,
+    said: Option<String>,
+    done: bool,
+}
+
+impl Line {
+    /// The next line; `None` ends the stream, which makes the agent come back unless it was told how it ended.
+    async fn next(&mut self) -> Option<Progress> {
+        if self.done {
+            return None;
+        }
+        loop {
+            let beat = tokio::select! {
+                () = self.context.until().cancelled() => return None,
+                changed = self.place.changed() => {
+                    changed.ok()?;
+                    false
+                }
+                _ = self.beat.tick() => true,
+            };
+            let place = self.place.borrow().clone();
+            match place {
+                Place::Waiting(message) if self.said.as_ref() != Some(&message) => {
+                    self.said = Some(message.clone());
+                    return Some(Progress::Waiting { message });
+                }
+                Place::Granted(tokens) => {
+                    if self.pod.plan.as_ref().is_some_and(|plan| plan.fencing) {
+                        while let Err(error) = self.context.publish_tokens(&self.pod, &tokens).await {
+                            warn!(pod = %self.pod.who, %error, "could not write the fencing tokens yet");
+                            sleep(TOKENS_AGAIN).await;
+                        }
+                    }
+                    self.done = true;
+                    return Some(Progress::Granted { tokens });
+                }
+                Place::Refused { reason, message } => return self.refuse(reason, message),
+                Place::Waiting(_) | Place::Unknown if beat => return Some(Progress::Heartbeat),
+                Place::Waiting(_) | Place::Unknown => {}
+            }
+        }
+    }
+
+    fn refuse(&mut self, reason: Reason, message: String) -> Option<Progress> {
+        self.done = true;
+        Some(Progress::Refused { reason, message })
+    }
+}

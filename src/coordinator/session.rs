@@ -1,0 +1,64 @@
+//! A waiting Pod as the leader sees it: one open connection, what was confirmed to it, and where it stands in line.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use tokio::sync::watch;
+
+use super::protocol::{Reason, Token};
+use crate::controller::Key;
+
+/// Where a waiting Pod stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Place {
+    /// Nobody has looked yet.
+    #[default]
+    Unknown,
+    /// It waits; the text says for what and behind whom.
+    Waiting(String),
+    /// It holds all that it asked for.
+    Granted(Vec<Token>),
+    /// It will not hold.
+    Refused {
+        /// Why, for the exit code.
+        reason: Reason,
+        /// Why, for people.
+        message: String,
+    },
+}
+
+/// An open session. Dropping it ends the connection.
+#[derive(Debug)]
+pub struct Session {
+    /// Distinguishes it from earlier and later ones of the same Pod.
+    pub id: u64,
+    /// Holds that were confirmed to this session, by our own write or a live read since it opened.
+    pub confirmed: BTreeMap<Key, i64>,
+    place: watch::Sender<Place>,
+}
+
+impl Session {
+    /// Opens a session; the receiver learns where the Pod stands.
+    pub fn open() -> (Self, watch::Receiver<Place>) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let (place, receiver) = watch::channel(Place::default());
+        (Self { id: NEXT.fetch_add(1, Ordering::Relaxed), confirmed: BTreeMap::new(), place }, receiver)
+    }
+
+    /// Whether it was told anything yet.
+    pub fn is_new(&self) -> bool {
+        *self.place.borrow() == Place::Unknown
+    }
+
+    /// Says where the Pod stands. A place in line that merely moved is not pushed: the next heartbeat carries it, so that a long queue that moves
+    /// up costs nothing.
+    pub fn tell(&self, next: Place) {
+        self.place.send_if_modified(|place| {
+            let push = !matches!((&*place, &next), (Place::Waiting(_), Place::Waiting(_)));
+            *place = next;
+            push
+        });
+    }
+}
