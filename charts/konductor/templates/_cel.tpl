@@ -1,0 +1,59 @@
+{{/*
+Pieces of the CEL expressions in webhooks.yaml and policies.yaml. Each is safe on an object without annotations or labels: every access
+stands behind a has(). A path is that of an object's metadata, such as `object.metadata`.
+*/}}
+
+{{/* k is a key of konductor's: a person's or konductor's own. */}}
+{{- define "cel.ours" -}}
+(k.startsWith('konductor.io/') || k.startsWith('status.konductor.io/'))
+{{- end }}
+
+{{/* PATH has annotations of konductor's. */}}
+{{- define "cel.annotated" -}}
+(has({{ . }}.annotations) && {{ . }}.annotations.exists(k, {{ include "cel.ours" . }}))
+{{- end }}
+
+{{/* PATH has annotations that a person wrote for konductor. */}}
+{{- define "cel.annotatedByUser" -}}
+(has({{ . }}.annotations) && {{ . }}.annotations.exists(k, k.startsWith('konductor.io/')))
+{{- end }}
+
+{{/* PATH has annotations that only konductor may write. */}}
+{{- define "cel.annotatedByKonductor" -}}
+(has({{ . }}.annotations) && {{ . }}.annotations.exists(k, k.startsWith('status.konductor.io/')))
+{{- end }}
+
+{{/* PATH has the label of injected Pods and Jobs, with any value; the second: with the value that counts. */}}
+{{- define "cel.labelled" -}}
+(has({{ . }}.labels) && 'konductor.io/injected' in {{ . }}.labels)
+{{- end }}
+{{- define "cel.injected" -}}
+(has({{ . }}.labels) && 'konductor.io/injected' in {{ . }}.labels && {{ . }}.labels['konductor.io/injected'] == 'true')
+{{- end }}
+
+{{/* The object is switched off, and was not injected before (then ours must be taken out). */}}
+{{- define "cel.switchedOff" -}}
+(has(object.metadata.annotations) && 'konductor.io/inject' in object.metadata.annotations && object.metadata.annotations['konductor.io/inject'] == 'false'
+  && !{{ include "cel.labelled" "object.metadata" }})
+{{- end }}
+
+{{/* An annotation of konductor's is new, changed or gone. */}}
+{{- define "cel.annotationsDiffer" -}}
+((has(object.metadata.annotations) && object.metadata.annotations.exists(k, {{ include "cel.ours" . }}
+    && !(has(oldObject.metadata.annotations) && k in oldObject.metadata.annotations && oldObject.metadata.annotations[k] == object.metadata.annotations[k])))
+|| (has(oldObject.metadata.annotations) && oldObject.metadata.annotations.exists(k, {{ include "cel.ours" . }}
+    && !(has(object.metadata.annotations) && k in object.metadata.annotations))))
+{{- end }}
+
+{{/* The request is not konductor's own. */}}
+{{- define "cel.notKonductor" -}}
+request.userInfo.username != 'system:serviceaccount:{{ .Release.Namespace }}:konductor'
+{{- end }}
+
+{{/* Which namespaces konductor looks at: not those that a cluster, or konductor itself, needs in order to start. */}}
+{{- define "konductor.namespaceSelector" -}}
+matchExpressions:
+  - key: kubernetes.io/metadata.name
+    operator: NotIn
+    values: [kube-system, {{ .Release.Namespace }}]
+{{- end }}

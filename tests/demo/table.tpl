@@ -1,0 +1,20 @@
+{{- /* One line per thing, fields separated by tabs: what ./table.awk reads. */ -}}
+{{- range .items -}}
+{{- $kind := .kind -}}
+{{- $name := .metadata.name -}}
+{{- if eq $kind "Semaphore" "Mutex" -}}
+primitive{{"\t"}}{{$kind}}/{{$name}}{{"\t"}}{{with .spec}}{{with .permits}}{{printf "%.0f" .}}{{end}}{{end}}{{"\t"}}{{with .status}}{{with .waiting}}{{printf "%.0f" .}}{{end}}{{end}}{{"\n"}}
+{{- with .status}}{{range .holders -}}
+holder{{"\t"}}{{$kind}}/{{$name}}{{"\t"}}{{.kind}}/{{.name}}{{"\t"}}{{with .permits}}{{printf "%.0f" .}}{{end}}{{"\t"}}{{printf "%.0f" .token}}{{"\t"}}{{.since}}{{"\n"}}
+{{- end}}{{end -}}
+{{- end -}}
+{{- if eq $kind "Job" -}}
+job{{"\t"}}{{$name}}{{"\t"}}{{with .status}}{{range .conditions}}{{if eq .status "True"}}{{if eq .type "Complete" "Failed"}}{{.type}}{{end}}{{end}}{{end}}{{end}}{{"\n"}}
+{{- end -}}
+{{- if eq $kind "Pod" -}}
+{{- $job := "" -}}{{- range .metadata.ownerReferences}}{{if eq .kind "Job"}}{{$job = .name}}{{end}}{{end -}}
+{{- $for := "" -}}{{- with .metadata.annotations}}{{with index . "konductor.io/semaphore"}}{{$for = printf "Semaphore/%s" .}}{{end}}{{with index . "konductor.io/mutex"}}{{$for = printf "Mutex/%s" .}}{{end}}{{end -}}
+{{- $since := "" -}}{{- with .status}}{{range .initContainerStatuses}}{{if eq .name "konductor-acquire"}}{{with .state}}{{with .running}}{{$since = .startedAt}}{{end}}{{end}}{{end}}{{end}}{{end -}}
+pod{{"\t"}}{{$name}}{{"\t"}}{{$job}}{{"\t"}}{{$for}}{{"\t"}}{{$since}}{{"\t"}}{{.metadata.creationTimestamp}}{{"\n"}}
+{{- end -}}
+{{- end -}}
