@@ -1,11 +1,12 @@
 {{- /* One line per thing, fields separated by tabs: what ./table.awk reads. */ -}}
+{{- define "number"}}{{if eq (printf "%T" .) "float64"}}{{printf "%.0f" .}}{{else}}{{.}}{{end}}{{end -}}
 {{- range .items -}}
 {{- $kind := .kind -}}
 {{- $name := .metadata.name -}}
 {{- if eq $kind "Semaphore" "Mutex" -}}
-primitive{{"\t"}}{{$kind}}/{{$name}}{{"\t"}}{{with .spec}}{{with .permits}}{{printf "%.0f" .}}{{end}}{{end}}{{"\t"}}{{with .status}}{{with .waiting}}{{printf "%.0f" .}}{{end}}{{end}}{{"\n"}}
+primitive{{"\t"}}{{$kind}}/{{$name}}{{"\t"}}{{with .spec}}{{with .permits}}{{template "number" .}}{{end}}{{end}}{{"\t"}}{{with .status}}{{with .waiting}}{{template "number" .}}{{end}}{{end}}{{"\n"}}
 {{- with .status}}{{range .holders -}}
-holder{{"\t"}}{{$kind}}/{{$name}}{{"\t"}}{{.kind}}/{{.name}}{{"\t"}}{{with .permits}}{{printf "%.0f" .}}{{end}}{{"\t"}}{{printf "%.0f" .token}}{{"\t"}}{{.since}}{{"\n"}}
+holder{{"\t"}}{{$kind}}/{{$name}}{{"\t"}}{{.kind}}/{{.name}}{{"\t"}}{{with .permits}}{{template "number" .}}{{end}}{{"\t"}}{{template "number" .token}}{{"\t"}}{{.since}}{{"\n"}}
 {{- end}}{{end -}}
 {{- end -}}
 {{- if eq $kind "Job" -}}

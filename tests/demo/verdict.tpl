@@ -1,4 +1,5 @@
 {{- /* What the kubelet and the Job controller reported, and nothing of konductor's: what ./verdict.awk reads. */ -}}
+{{- define "number"}}{{if eq (printf "%T" .) "float64"}}{{printf "%.0f" .}}{{else}}{{.}}{{end}}{{end -}}
 {{- range .items -}}
 {{- $name := .metadata.name -}}
 {{- if eq .kind "Job" -}}
@@ -10,10 +11,10 @@ job{{"\t"}}{{$name}}{{"\t"}}{{with .spec.template.metadata.labels}}{{.app}}{{end
 {{- range .status.containerStatuses -}}
 {{- $container := .name -}}
 {{- with .lastState}}{{with .terminated -}}
-container{{"\t"}}{{$job}}{{"\t"}}{{$app}}{{"\t"}}{{.startedAt}}{{"\t"}}{{.finishedAt}}{{"\t"}}{{printf "%.0f" .exitCode}}{{"\n"}}
+container{{"\t"}}{{$job}}{{"\t"}}{{$app}}{{"\t"}}{{.startedAt}}{{"\t"}}{{.finishedAt}}{{"\t"}}{{template "number" .exitCode}}{{"\n"}}
 {{- end}}{{end -}}
 {{- with .state}}{{with .terminated -}}
-container{{"\t"}}{{$job}}{{"\t"}}{{$app}}{{"\t"}}{{.startedAt}}{{"\t"}}{{.finishedAt}}{{"\t"}}{{printf "%.0f" .exitCode}}{{"\n"}}
+container{{"\t"}}{{$job}}{{"\t"}}{{$app}}{{"\t"}}{{.startedAt}}{{"\t"}}{{.finishedAt}}{{"\t"}}{{template "number" .exitCode}}{{"\n"}}
 {{- end}}{{with .running -}}
 container{{"\t"}}{{$job}}{{"\t"}}{{$app}}{{"\t"}}{{.startedAt}}{{"\t\t\n"}}
 {{- end}}{{end -}}

@@ -31,10 +31,10 @@ stands behind a has(). A path is that of an object's metadata, such as `object.m
 (has({{ . }}.labels) && 'konductor.io/injected' in {{ . }}.labels && {{ . }}.labels['konductor.io/injected'] == 'true')
 {{- end }}
 
-{{/* The object is switched off, and was not injected before (then ours must be taken out). */}}
+{{/* The object (`object` or `oldObject`) is switched off, and was not injected before (then ours must be taken out). */}}
 {{- define "cel.switchedOff" -}}
-(has(object.metadata.annotations) && 'konductor.io/inject' in object.metadata.annotations && object.metadata.annotations['konductor.io/inject'] == 'false'
-  && !{{ include "cel.labelled" "object.metadata" }})
+(has({{ . }}.metadata.annotations) && 'konductor.io/inject' in {{ . }}.metadata.annotations && {{ . }}.metadata.annotations['konductor.io/inject'] == 'false'
+  && !{{ include "cel.labelled" (printf "%s.metadata" .) }})
 {{- end }}
 
 {{/* An annotation of konductor's is new, changed or gone. */}}
