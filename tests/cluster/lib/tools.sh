@@ -24,6 +24,7 @@ tools_build() { # sets TOOLS; builds what is missing
   [[ -d $TOOLS ]] && return
   local work log=$CACHE/build.log modules total
   mkdir -p "$CACHE"
+  find "$CACHE" -maxdepth 1 -name 'building-*' -mtime +1 -exec rm -rf {} + # of a build that was killed
   work=$(mktemp -d "$CACHE/building-XXXXXX")
   BUILDING=$work # removed by leave() when this is interrupted
   : >"$log"
