@@ -1,8 +1,34 @@
 //! konductor: coordination for Kubernetes Jobs, CronJobs and Pods, by annotation.
+//!
+//! ```text
+//!    annotated Pod / Job / CronJob
+//!          |  kubectl apply
+//!    API server --admission--> webhook --> plan, inject           text in, JSON Patch out; pure
+//!          |
+//!    [konductor-acquire init container: agent] --HTTPS--> coordinator
+//!                                                            | sessions
+//!    Pods, Jobs, nodes --watch--> controller: the picture -> rules -> ONE compare-and-swap -> grants
+//! ```
+//!
+//! What always holds: a grant exists when the write of a primitive's status, on the resource version it was decided on, has succeeded. A hold ends
+//! on evidence only. Tokens only grow.
+//!
+//! In reading order: [`api`] (the custom resources), [`plan`] (annotations), [`rules`] (who holds what, when), [`inject`] (what is written on
+//! Pods), then the parts with a network: `controller`, `coordinator`, `webhook`, `agent`, put together by `serve`.
+
 pub mod api;
+pub mod plan;
+pub mod rules;
+
+#[cfg(feature = "server")]
+pub mod connect;
 #[cfg(feature = "server")]
 pub mod controller;
 #[cfg(feature = "server")]
 pub mod coordinator;
-pub mod plan;
-pub mod rules;
+#[cfg(feature = "server")]
+pub mod health;
+#[cfg(feature = "server")]
+pub mod tls;
+#[cfg(feature = "server")]
+pub mod uninstall;

@@ -1,0 +1,80 @@
+//! Liveness and readiness over plain HTTP, for the kubelet. Each answer lists its checks, so that a person sees which one failed.
+
+use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
+
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// A check: `Ok`, or why not.
+type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// What is checked.
+#[derive(Default)]
+pub struct Health {
+    live: Vec<(&'static str, Check)>,
+    ready: Vec<(&'static str, Check)>,
+}
+
+impl Health {
+    /// The process should be restarted when this fails.
+    #[must_use]
+    pub fn live(mut self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        self.live.push((name, Box::new(check)));
+        self
+    }
+
+    /// Requests should go to other replicas while this fails.
+    #[must_use]
+    pub fn ready(mut self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        self.ready.push((name, Box::new(check)));
+        self
+    }
+
+    /// `GET /livez` and `GET /readyz`.
+    pub fn router(self) -> Router {
+        let livez = |State(health): State<Arc<Self>>| async move { answer(&health.live) };
+        let readyz = |State(health): State<Arc<Self>>| async move { answer(&health.ready) };
+        Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(Arc::new(self))
+    }
+
+    /// Serves until `shutdown`.
+    pub async fn serve(self, address: SocketAddr, shutdown: CancellationToken) -> std::io::Result<()> {
+        let listener = TcpListener::bind(address).await?;
+        axum::serve(listener, self.router()).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    }
+}
+
+fn answer(checks: &[(&'static str, Check)]) -> (StatusCode, String) {
+    let mut text = String::new();
+    let mut code = StatusCode::OK;
+    for (name, check) in checks {
+        let line = match check() {
+            Ok(()) => "ok".to_owned(),
+            Err(why) => {
+                code = StatusCode::SERVICE_UNAVAILABLE;
+                format!("failed: {why}")
+            }
+        };
+        let _ = writeln!(text, "{name}: {line}");
+    }
+    (code, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{body::Body, http::Request};
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    async fn one_failed_check_fails_the_answer_and_is_named() {
+        let router = Health::default().live("loop", || Ok(())).ready("a", || Ok(())).ready("b", || Err("not yet".into())).router();
+        let get = |path: &str| router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap());
+        assert_eq!(get("/livez").await.unwrap().status(), StatusCode::OK);
+        let response = get("/readyz").await.unwrap();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let body = axum::body::to_bytes(response.into_body(), 1024).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&body), "a: ok\nb: failed: not yet\n");
+    }
+}

@@ -1,0 +1,93 @@
+//! `konductor uninstall`: leaves nothing behind that could block anything. The Helm chart runs it before it deletes its objects.
+//!
+//! The Deployment is scaled to zero first: a running controller would put finalizers back.
+
+use std::{fmt::Debug, time::Duration};
+
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::api::{Mutex, Semaphore, names};
+
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const PAGE: u32 = 500;
+
+/// Which installation is taken away.
+#[derive(Clone, Debug, clap::Args)]
+pub struct UninstallArgs {
+    /// Namespace of the installation.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// Deployment of the servers.
+    #[arg(long, default_value = "konductor")]
+    pub deployment: String,
+    /// Label selector of the servers' Pods.
+    #[arg(long, default_value = "app.kubernetes.io/name=konductor,app.kubernetes.io/component=server")]
+    pub selector: String,
+}
+
+/// Stops the servers and removes the finalizers from all primitives.
+pub async fn uninstall(client: Client, args: UninstallArgs) -> anyhow::Result<()> {
+    let UninstallArgs { namespace, deployment, selector } = args;
+    let deployments = Api::<Deployment>::namespaced(client.clone(), &namespace);
+    let none = json!({ "spec": { "replicas": 0 } });
+    match deployments.patch_scale(&deployment, &PatchParams::default(), &Patch::Merge(none)).await {
+        Ok(_) => info!(deployment, "scaled to zero"),
+        Err(kube::Error::Api(status)) if status.code == 404 => info!(deployment, "there is no such Deployment"),
+        Err(error) => return Err(error.into()),
+    }
+    let pods = Api::<Pod>::namespaced(client.clone(), &namespace);
+    while !pods.list(&ListParams::default().labels(&selector)).await?.items.is_empty() {
+        info!("waiting for the servers to end");
+        sleep(LOOK_AGAIN).await;
+    }
+    free::<Mutex>(&client).await?;
+    free::<Semaphore>(&client).await
+}
+
+/// Removes our finalizer from every object of a kind. One that cannot be freed is named, and stops none of the others.
+async fn free<K>(client: &Client) -> anyhow::Result<()>
+where
+    K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let mut page = ListParams::default().limit(PAGE);
+    let mut failed = 0;
+    loop {
+        let list = Api::<K>::all(client.clone()).list(&page).await?;
+        for object in &list.items {
+            if !object.finalizers().iter().any(|finalizer| finalizer == names::HELD_FINALIZER) {
+                continue;
+            }
+            let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+            let kept: Vec<&String> = object.finalizers().iter().filter(|finalizer| *finalizer != names::HELD_FINALIZER).collect();
+            let patch = json!({ "metadata": { "resourceVersion": object.resource_version(), "finalizers": kept } });
+            let api = Api::<K>::namespaced(client.clone(), &namespace);
+            match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Ok(_) => info!(kind = %K::kind(&()), namespace, name, "freed"),
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => {
+                    failed += 1;
+                    warn!(kind = %K::kind(&()), namespace, name, %error, "could not be freed");
+                }
+            }
+        }
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => break,
+        }
+    }
+    anyhow::ensure!(
+        failed == 0,
+        "{failed} objects of kind {} still carry the finalizer {}; run this again",
+        K::kind(&()),
+        names::HELD_FINALIZER
+    );
+    Ok(())
+}
