@@ -32,3 +32,6 @@ pub mod health;
 pub mod tls;
 #[cfg(feature = "server")]
 pub mod uninstall;
+pub mod inject;
+pub mod plan;
+pub mod rules;

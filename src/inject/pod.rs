@@ -1,0 +1,194 @@
+//! Pods: the injected steps themselves.
+
+use serde_json::Value;
+
+use super::{
+    Outcome, Refusal, Request, Settings,
+    edit::{Edit, Place},
+    refusal::Reasons,
+    shape::{self, Path, at, list, name, text, texts},
+    steps, warn,
+};
+use crate::{
+    api::names::{
+        ACQUIRE_CONTAINER, COPIED_FROM, COPIED_FROM_JOB, FENCING_DIRECTORY, FENCING_VOLUME, HOLD_CONTAINER, INJECTED_LABEL, TOKEN_VOLUME,
+    },
+    plan::{Plan, Subject, parse},
+};
+
+/// Names of containers and volumes that begin so are konductor's.
+const RESERVED: &str = "konductor-";
+/// The kubelet's mark on its copies of static Pods.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+const ANNOTATIONS: &Path<'_> = &["metadata", "annotations"];
+const INIT_CONTAINERS: &Path<'_> = &["spec", "initContainers"];
+
+/// Injects into a Pod.
+pub(super) fn inject(settings: &Settings, request: &Request<'_>) -> Result<Outcome, Refusal> {
+    let Request { namespace, object: pod, old } = *request;
+    let mut edit = Edit::new(pod);
+    let annotations = texts(pod, ANNOTATIONS);
+    if old.is_some() {
+        return Ok(edit.finish(Vec::new()));
+    }
+    if annotations.contains_key(MIRROR) {
+        return Ok(edit.finish(vec![
+            "konductor: this is the copy of a static Pod, which the kubelet runs without asking; its konductor.io annotations do nothing"
+                .to_owned(),
+        ]));
+    }
+    let mut reasons = Reasons::default();
+    for wrong in shape::wrong_types(pod, &[]) {
+        reasons.mistake(wrong);
+    }
+    reasons.check(pod, namespace)?;
+
+    let mut reasons = Reasons::default();
+    let plan = parse(&annotations, Subject::Pod).unwrap_or_else(|mistakes| {
+        reasons.mistakes(&mistakes);
+        None
+    });
+    let plan = plan.and_then(|plan| match plan.twice_in(namespace) {
+        Some(target) => {
+            reasons.mistake(format!("konductor.io/acquire: {target} is named twice, with its namespace and without"));
+            None
+        }
+        None => Some(plan.in_namespace(namespace)),
+    });
+    if let Some(plan) = &plan {
+        reasons.all(obstacles(pod, plan));
+    }
+    reasons.check(pod, namespace)?;
+
+    for key in shape::status_keys(&annotations).keys() {
+        let own =
+            key == COPIED_FROM && annotations.get(key).is_some_and(|kind| kind == COPIED_FROM_JOB) && shape::controlled_by(pod, "Job");
+        if !own {
+            edit.remove(&["metadata", "annotations", key]);
+        }
+    }
+    let warnings = plan.as_ref().map(|_| warn::pod(pod, "Pod")).unwrap_or_default();
+    write(&mut edit, settings, plan.as_ref(), namespace);
+    Ok(edit.finish(warnings))
+}
+
+/// What would keep a Pod of this template from being injected, for the objects that make Pods.
+pub(super) fn check_template(template: &Value, annotated: &Plan, namespace: &str) -> Reasons {
+    obstacles(template, &annotated.clone().in_namespace(namespace))
+}
+
+/// Brings the Pod to what the plan says; without a plan, takes an earlier injection out.
+fn write(edit: &mut Edit, settings: &Settings, plan: Option<&Plan>, namespace: &str) {
+    let earlier = injected_before(edit.object());
+    let is_ours = |container: &Value| earlier && is_injected(container);
+    let is_volume = |volume: &Value| [TOKEN_VOLUME, FENCING_VOLUME].contains(&name(volume));
+    match plan {
+        Some(plan) => {
+            edit.set(&["metadata", "labels", INJECTED_LABEL], "true".into());
+            let spec = at(edit.object(), &["spec"]).cloned().unwrap_or_default();
+            let others: Vec<&Value> = list(&spec, &["initContainers"]).iter().filter(|container| !is_ours(container)).collect();
+            let index = steps::behind_mesh(&others);
+            let containers = steps::containers(settings, plan, &spec);
+            edit.place(INIT_CONTAINERS, is_ours, containers, Place::Before(index));
+            edit.place(&["spec", "volumes"], is_volume, steps::volumes(plan), Place::Anywhere);
+        }
+        None => {
+            edit.remove(&["metadata", "labels", INJECTED_LABEL]);
+            if !earlier {
+                return;
+            }
+            edit.place(INIT_CONTAINERS, is_ours, Vec::new(), Place::Anywhere);
+            edit.place(&["spec", "volumes"], is_volume, Vec::new(), Place::Anywhere);
+        }
+    }
+    fencing(edit, plan.filter(|plan| plan.fencing), namespace);
+}
+
+/// Shows the tokens to the containers that run under the hold, or takes them away from all.
+fn fencing(edit: &mut Edit, plan: Option<&Plan>, namespace: &str) {
+    let pod = edit.object().clone();
+    let mut held = false;
+    for field in ["initContainers", "containers"] {
+        for (index, container) in list(&pod, &["spec", field]).iter().enumerate() {
+            // What comes before the acquire step runs without a hold.
+            if field == "initContainers" && name(container) == ACQUIRE_CONTAINER {
+                held = true;
+            }
+            if field == "containers" {
+                held = true;
+            }
+            if is_injected(container) {
+                continue;
+            }
+            let plan = plan.filter(|_| held && !steps::is_mesh(container));
+            let env = plan.map(|plan| steps::fencing_env(plan, namespace)).unwrap_or_default();
+            let mounts = plan.map(|_| vec![steps::fencing_mount()]).unwrap_or_default();
+            let index = index.to_string();
+            // In front, so that the user's own variables can refer to them.
+            edit.place(&["spec", field, &index, "env"], steps::is_fencing_env, env, Place::Before(0));
+            edit.place(&["spec", field, &index, "volumeMounts"], |mount| name(mount) == FENCING_VOLUME, mounts, Place::Anywhere);
+        }
+    }
+}
+
+/// Whether a container is one that konductor put there.
+fn is_injected(container: &Value) -> bool {
+    [ACQUIRE_CONTAINER, HOLD_CONTAINER].contains(&name(container)) && container.get("args") == Some(&steps::args(name(container)))
+}
+
+/// Whether a pass of konductor's has been here: its label, and its acquire step.
+fn injected_before(pod: &Value) -> bool {
+    text(pod, &["metadata", "labels", INJECTED_LABEL]) == Some("true") && list(pod, INIT_CONTAINERS).iter().any(is_injected)
+}
+
+/// What keeps this Pod (or template) from being injected.
+fn obstacles(pod: &Value, plan: &Plan) -> Reasons {
+    let mut reasons = Reasons::default();
+    if text(pod, &["spec", "os", "name"]) == Some("windows") || text(pod, &["spec", "nodeSelector", "kubernetes.io/os"]) == Some("windows")
+    {
+        reasons.mistake("spec.os: this is a Windows Pod; konductor's containers run on Linux only, so it cannot hold anything");
+    }
+    let earlier = injected_before(pod);
+    for field in ["initContainers", "containers", "ephemeralContainers"] {
+        for container in list(pod, &["spec", field]) {
+            let ours = earlier && field == "initContainers" && is_injected(container);
+            if ours {
+                continue;
+            }
+            let name = name(container);
+            if name.starts_with(RESERVED) {
+                reasons
+                    .mistake(format!("spec.{field}: the name `{name}` is reserved; names that begin with {RESERVED} are konductor's own"));
+            }
+            for mount in list(container, &["volumeMounts"]) {
+                let volume = shape::name(mount);
+                if volume == TOKEN_VOLUME || volume == FENCING_VOLUME && !earlier {
+                    reasons.mistake(format!("spec.{field}: container `{name}` mounts `{volume}`, which is konductor's own volume"));
+                } else if plan.fencing && volume != FENCING_VOLUME && overlaps(text(mount, &["mountPath"]).unwrap_or_default()) {
+                    reasons.mistake(format!(
+                        "spec.{field}: container `{name}` mounts something at {FENCING_DIRECTORY}, where fencing=true puts the tokens"
+                    ));
+                }
+            }
+            for variable in list(container, &["env"]).iter().filter(|variable| plan.fencing && !steps::is_fencing_env(variable)) {
+                let variable = shape::name(variable);
+                if variable.starts_with(steps::FENCING_ENV) {
+                    reasons.mistake(format!("spec.{field}: container `{name}` sets {variable}, which fencing=true sets"));
+                }
+            }
+        }
+    }
+    for volume in list(pod, &["spec", "volumes"]) {
+        let name = name(volume);
+        if name.starts_with(RESERVED) && !(earlier && [TOKEN_VOLUME, FENCING_VOLUME].contains(&name)) {
+            reasons.mistake(format!("spec.volumes: the name `{name}` is reserved; names that begin with {RESERVED} are konductor's own"));
+        }
+    }
+    reasons
+}
+
+/// Whether a mount would hide the fencing tokens or be hidden by them.
+fn overlaps(path: &str) -> bool {
+    path.trim_end_matches('/') == FENCING_DIRECTORY
+}
