@@ -17,6 +17,7 @@
 //! Pods), then the parts with a network: `controller`, `coordinator`, `webhook`, `agent`, put together by `serve`.
 
 pub mod api;
+pub mod inject;
 pub mod plan;
 pub mod rules;
 
@@ -32,6 +33,3 @@ pub mod health;
 pub mod tls;
 #[cfg(feature = "server")]
 pub mod uninstall;
-pub mod inject;
-pub mod plan;
-pub mod rules;
