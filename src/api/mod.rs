@@ -2,16 +2,16 @@
 //!
 //! One file per kind; [`CommonStatus`] is the part that all share. `manifests/crds` is generated from these types.
 
-mod common;
 mod crds;
 mod duration;
 mod mutex;
 pub mod names;
 mod schema;
 mod semaphore;
+mod shared;
 
-pub use common::{Admitted, AllowedNamespaces, CommonStatus, Holder, HolderKind, MAX_HOLDERS};
 pub use crds::crds;
 pub use duration::{Duration, DurationError};
 pub use mutex::{Mutex, MutexPhase, MutexSpec, MutexStatus};
 pub use semaphore::{Semaphore, SemaphorePhase, SemaphoreSpec, SemaphoreStatus};
+pub use shared::{Admitted, AllowedNamespaces, CommonStatus, Holder, HolderKind, MAX_HOLDERS};

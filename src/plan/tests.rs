@@ -1,3 +1,4 @@
+//! Tests of the annotations: grammar, words of every mistake, properties.
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

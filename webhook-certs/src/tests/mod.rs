@@ -1,3 +1,4 @@
+//! Tests of the rotation over a simulated time line, of the Secret, and of a real handshake.
 mod cluster;
 mod keeping;
 mod timeline;

@@ -1,0 +1,7 @@
+//! What users do, on a real cluster: `make test` starts one, installs konductor and runs these. Each test has a namespace of its own and says what
+//! it saw when it fails.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr)]
+
+mod limits;
+mod scene;
