@@ -33,3 +33,5 @@ pub mod health;
 pub mod tls;
 #[cfg(feature = "server")]
 pub mod uninstall;
+#[cfg(feature = "server")]
+pub mod webhook;

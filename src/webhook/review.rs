@@ -1,0 +1,91 @@
+//! AdmissionReview in, AdmissionReview out. The objects inside stay raw JSON, so that no field of theirs is lost.
+
+use k8s_openapi::ByteString;
+use serde_json::{Map, Value, json};
+
+use crate::inject::{self, Outcome, Refusal, Request, Settings};
+
+const VERSION: &str = "admission.k8s.io/v1";
+const KIND: &str = "AdmissionReview";
+
+/// Why a body is not a question that can be answered. It comes from somebody who is not an API server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadReview {
+    /// Another kind, or another version of it.
+    #[error("expected an {KIND} of {VERSION}, got `{kind}` of `{version}`")]
+    Kind {
+        /// The kind that came.
+        kind: String,
+        /// The version that came.
+        version: String,
+    },
+    /// A field is missing or of another type.
+    #[error("the {KIND} has no usable `{0}`")]
+    Field(&'static str),
+}
+
+/// Answers `/v1/mutate`.
+///
+/// # Errors
+/// The review is not one.
+pub fn mutate(settings: &Settings, review: &Value) -> Result<Value, BadReview> {
+    answer(review, |request| {
+        let Outcome { patch, object: _, warnings } = inject::inject(settings, request)?;
+        let mut fields = Map::new();
+        if !patch.0.is_empty()
+            && let Ok(text) = serde_json::to_vec(&patch)
+        {
+            fields.insert("patchType".to_owned(), "JSONPatch".into());
+            fields.insert("patch".to_owned(), json!(ByteString(text)));
+        }
+        Ok((fields, warnings))
+    })
+}
+
+/// Answers `/v1/validate`.
+///
+/// # Errors
+/// The review is not one.
+pub fn validate(review: &Value) -> Result<Value, BadReview> {
+    answer(review, |request| Ok((Map::new(), inject::validate(request)?)))
+}
+
+type Decision = Result<(Map<String, Value>, Vec<String>), Refusal>;
+
+fn answer(review: &Value, decide: impl FnOnce(&Request<'_>) -> Decision) -> Result<Value, BadReview> {
+    let word = |field: &str| review.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (version, kind) = (word("apiVersion"), word("kind"));
+    if version != VERSION || kind != KIND {
+        return Err(BadReview::Kind { kind, version });
+    }
+    let request = review.get("request").filter(|request| request.is_object()).ok_or(BadReview::Field("request"))?;
+    let text = |field: &str| request.get(field).and_then(Value::as_str).unwrap_or_default();
+    let uid = Some(text("uid")).filter(|uid| !uid.is_empty()).ok_or(BadReview::Field("request.uid"))?;
+    let respond = |response: Value| {
+        let mut fields = response;
+        if let Some(fields) = fields.as_object_mut() {
+            fields.insert("uid".to_owned(), uid.into());
+        }
+        Ok(json!({ "apiVersion": VERSION, "kind": KIND, "response": fields }))
+    };
+    // What the configuration does not send is none of ours: deletions, connections, subresources.
+    if !["CREATE", "UPDATE"].contains(&text("operation")) || !text("subResource").is_empty() {
+        return respond(json!({ "allowed": true }));
+    }
+    let object = request.get("object").filter(|object| object.is_object()).ok_or(BadReview::Field("request.object"))?;
+    let old = request.get("oldObject").filter(|old| old.is_object());
+    let namespace = Some(text("namespace")).filter(|namespace| !namespace.is_empty()).ok_or(BadReview::Field("request.namespace"))?;
+    match decide(&Request { namespace, object, old }) {
+        Ok((mut fields, warnings)) => {
+            fields.insert("allowed".to_owned(), true.into());
+            if !warnings.is_empty() {
+                fields.insert("warnings".to_owned(), warnings.into());
+            }
+            respond(Value::Object(fields))
+        }
+        Err(refusal) => {
+            let reason = if refusal.code == 403 { "Forbidden" } else { "Invalid" };
+            respond(json!({ "allowed": false, "status": { "code": refusal.code, "reason": reason, "message": refusal.to_string() } }))
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The HTTP around the reviews: limits, content type, readiness, and a panic that stays in its request.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use serde_json::Value;
+use tokio::sync::watch;
+use tracing::{debug, error, info};
+
+use super::review::{self, BadReview};
+use crate::inject::Settings;
+
+/// The settings as they are now; `None` until the CA and the coordinator's address are known.
+pub type SettingsReceiver = watch::Receiver<Option<Arc<Settings>>>;
+
+/// An update carries the object twice, and one may have 1.5 MiB.
+const LARGEST_BODY: usize = 4 * 1024 * 1024;
+
+/// The webhook's routes.
+pub fn router(settings: SettingsReceiver) -> Router {
+    Router::new()
+        .route("/v1/mutate", post(mutate))
+        .route("/v1/validate", post(validate))
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(settings)
+}
+
+async fn mutate(State(settings): State<SettingsReceiver>, headers: HeaderMap, body: Bytes) -> Response {
+    let current = settings.borrow().clone();
+    let Some(current) = current else {
+        return words(StatusCode::SERVICE_UNAVAILABLE, "konductor is starting: its CA and the coordinator's address are not known yet");
+    };
+    respond(&headers, &body, |review| review::mutate(&current, review))
+}
+
+async fn validate(headers: HeaderMap, body: Bytes) -> Response {
+    respond(&headers, &body, review::validate)
+}
+
+fn respond(headers: &HeaderMap, body: &[u8], answer: impl FnOnce(&Value) -> Result<Value, BadReview>) -> Response {
+    let content = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !content.split(';').next().is_some_and(|content| content.trim().eq_ignore_ascii_case("application/json")) {
+        return words(StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected application/json");
+    }
+    let review: Value = match serde_json::from_slice(body) {
+        Ok(review) => review,
+        Err(error) => return words(StatusCode::BAD_REQUEST, &format!("the body is not JSON: {error}")),
+    };
+    // One object must not take the connection, and with it the questions beside it, down.
+    match catch_unwind(AssertUnwindSafe(|| answer(&review))) {
+        Ok(Ok(answer)) => {
+            report(&answer);
+            axum::Json(answer).into_response()
+        }
+        Ok(Err(bad)) => words(StatusCode::BAD_REQUEST, &bad.to_string()),
+        Err(_) => {
+            error!("a review made konductor panic");
+            words(StatusCode::INTERNAL_SERVER_ERROR, "konductor: internal error; its log says more")
+        }
+    }
+}
+
+fn report(answer: &Value) {
+    let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    if answer.pointer("/response/allowed") == Some(&Value::Bool(true)) {
+        debug!(uid = text("/response/uid"), patched = !text("/response/patch").is_empty(), "admitted");
+    } else {
+        info!(uid = text("/response/uid"), message = text("/response/status/message"), "refused");
+    }
+}
+
+fn words(status: StatusCode, words: &str) -> Response {
+    (status, words.to_owned()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        body::{Body, to_bytes},
+        http::Request,
+    };
+    use serde_json::json;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{inject::Resources, plan::Release};
+
+    fn settings() -> Settings {
+        Settings {
+            image: "konductor:1".to_owned(),
+            image_pull_policy: "IfNotPresent".to_owned(),
+            server_name: "konductor-coordinator.konductor-system.svc".to_owned(),
+            server_address: "10.96.0.7:443".to_owned(),
+            ca_pem: "pem".to_owned(),
+            default_release: Release::Hook,
+            resources: Resources::default(),
+        }
+    }
+
+    fn review(object: &Value) -> Value {
+        let request = json!({ "uid": "u-1", "operation": "CREATE", "namespace": "shop", "object": object });
+        json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request })
+    }
+
+    fn pod(mutex: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": "app", "annotations": { "konductor.io/mutex": mutex } },
+            "spec": { "containers": [{ "name": "app", "image": "app:1" }] },
+        })
+    }
+
+    async fn send(request: Request<Body>, known: Option<Settings>) -> (StatusCode, String) {
+        let (_keep, receiver) = watch::channel(known.map(Arc::new));
+        let response = router(receiver).oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    async fn ask(path: &str, body: impl Into<Body>) -> (StatusCode, String) {
+        let request = Request::post(path).header("content-type", "application/json").body(body.into()).unwrap();
+        send(request, Some(settings())).await
+    }
+
+    async fn answer(path: &str, review: &Value) -> Value {
+        let (status, body) = ask(path, review.to_string()).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((&answer["kind"], &answer["response"]["uid"]), (&json!("AdmissionReview"), &json!("u-1")));
+        answer["response"].clone()
+    }
+
+    #[tokio::test]
+    async fn an_annotated_pod_is_patched() {
+        let response = answer("/v1/mutate", &review(&pod("db"))).await;
+        assert_eq!((&response["allowed"], &response["patchType"]), (&json!(true), &json!("JSONPatch")));
+        let patch: k8s_openapi::ByteString = serde_json::from_value(response["patch"].clone()).unwrap();
+        let patch: json_patch::Patch = serde_json::from_slice(&patch.0).unwrap();
+        let mut patched = pod("db");
+        json_patch::patch(&mut patched, &patch).unwrap();
+        assert_eq!(patched["spec"]["initContainers"][0]["name"], "konductor-acquire");
+    }
+
+    #[tokio::test]
+    async fn a_mistake_is_refused_with_words() {
+        let response = answer("/v1/mutate", &review(&pod("db;permits=2"))).await;
+        assert_eq!((&response["allowed"], &response["status"]["code"]), (&json!(false), &json!(422)));
+        let message = response["status"]["message"].as_str().unwrap();
+        assert!(message.starts_with("konductor: Pod shop/app: konductor.io/mutex: `permits=2` does not fit a mutex"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn a_template_is_validated() {
+        let mut workload =
+            json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "web" }, "spec": { "template": pod("db") } });
+        let response = answer("/v1/validate", &review(&workload)).await;
+        assert_eq!(response, json!({ "uid": "u-1", "allowed": true }));
+        workload["spec"]["template"]["metadata"]["annotations"] = json!({ "konductor.io/mutx": "db" });
+        workload["metadata"]["annotations"] = json!({ "konductor.io/mutex": "db" });
+        let response = answer("/v1/validate", &review(&workload)).await;
+        assert!(response["status"]["message"].as_str().unwrap().contains("did you mean `konductor.io/mutex`?"), "{response}");
+    }
+
+    #[tokio::test]
+    async fn warnings_reach_the_person_who_applies() {
+        let mut object = pod("db");
+        object["spec"]["activeDeadlineSeconds"] = 5.into();
+        let response = answer("/v1/mutate", &review(&object)).await;
+        assert!(response["warnings"][0].as_str().unwrap().contains("activeDeadlineSeconds"), "{response}");
+    }
+
+    #[tokio::test]
+    async fn deletions_and_subresources_pass() {
+        for (field, value) in [("operation", "DELETE"), ("subResource", "status")] {
+            let mut review = review(&pod("DB"));
+            review["request"][field] = value.into();
+            assert_eq!(answer("/v1/mutate", &review).await, json!({ "uid": "u-1", "allowed": true }));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_review_is_a_bad_request() {
+        let without = |pointer: &str| {
+            let mut review = review(&pod("db"));
+            *review.pointer_mut(pointer).unwrap() = Value::Null;
+            review.to_string()
+        };
+        for (body, says) in [
+            ("{".to_owned(), "not JSON"),
+            ("[]".to_owned(), "expected an AdmissionReview"),
+            (without("/kind"), "expected an AdmissionReview"),
+            (without("/request"), "`request`"),
+            (without("/request/uid"), "`request.uid`"),
+            (without("/request/object"), "`request.object`"),
+            (without("/request/namespace"), "`request.namespace`"),
+            ("[".repeat(100_000), "not JSON"),
+        ] {
+            let (status, words) = ask("/v1/mutate", body.clone()).await;
+            assert!(status == StatusCode::BAD_REQUEST && words.contains(says), "{body:.60}: {status} {words}");
+        }
+    }
+
+    #[tokio::test]
+    async fn limits_and_types_are_checked() {
+        assert_eq!(ask("/v1/mutate", vec![b' '; LARGEST_BODY + 1]).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(ask("/v1/other", "{}").await.0, StatusCode::NOT_FOUND);
+        let plain = Request::post("/v1/mutate").header("content-type", "text/plain").body(Body::from("{}")).unwrap();
+        assert_eq!(send(plain, Some(settings())).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        let get = Request::get("/v1/mutate").body(Body::empty()).unwrap();
+        assert_eq!(send(get, Some(settings())).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    }
+
+    #[tokio::test]
+    async fn before_the_settings_are_known_only_mutation_waits() {
+        let request = |path: &str| {
+            let body = Body::from(review(&pod("db")).to_string());
+            Request::post(path).header("content-type", "application/json; charset=utf-8").body(body).unwrap()
+        };
+        assert_eq!(send(request("/v1/mutate"), None).await.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(send(request("/v1/validate"), None).await.0, StatusCode::OK);
+    }
+
+    #[test]
+    fn a_panic_stays_in_its_request() {
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, "application/json".parse().unwrap())]);
+        let response = respond(&headers, b"{}", |_| panic!("planted"));
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+}
