@@ -149,7 +149,7 @@ control_plane_up() {
 }
 
 control_plane_wait() {
-  await 60 "the API server to answer" "$LOGS/kube-apiserver.log" api_or_dead
+  await 180 "the API server to answer" "$LOGS/kube-apiserver.log" api_or_dead
   api_ready || fail "the API server ended" "$LOGS/kube-apiserver.log"
 }
 api_or_dead() { api_ready || component_down control kube-apiserver; }

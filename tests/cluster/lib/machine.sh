@@ -26,7 +26,7 @@ machine_init() { # machine_init NAME: prints the host's pid of process 1
 machine_start() { # machine_start NAME
   local name=$1 dir=$STATE/machines/$1 enter=()
   if machine_up "$name"; then
-    await 10 "machine $name to start" "$LOGS/machines.log" test -e "$dir/ready"
+    await 30 "machine $name to start" "$LOGS/machines.log" test -e "$dir/ready"
     return
   fi
   rm -rf "$dir"; mkdir -p "$dir" "$LOGS"
@@ -38,14 +38,14 @@ machine_start() { # machine_start NAME
   fi
   detached "${enter[@]}" --mount --pid --fork --propagation private \
     bash "$HERE/lib/machine-init" "$name" "$dir" "$TOOLS" "$STATE/nodes/$name/disk" "$LOGS/$name" >>"$LOGS/machines.log" 2>&1
-  await 10 "machine $name to start" "$LOGS/machines.log" test -e "$dir/ready"
+  await 30 "machine $name to start" "$LOGS/machines.log" test -e "$dir/ready"
 }
 
 machine_kill() { # machine_kill NAME: SIGKILL to all that runs on it; returns when the last of it is gone
   local pid
   if pid=$(machine_init "$1"); then
     kill -KILL "$pid" 2>/dev/null || true
-    await 20 "machine $1 to end" "$LOGS/machines.log" machine_gone "$1" # process 1 ends last
+    await 60 "machine $1 to end" "$LOGS/machines.log" machine_gone "$1" # process 1 ends last
   fi
   rm -rf "${STATE:?}/machines/$1"
 }

@@ -131,7 +131,7 @@ node_up() { # starts what is not running of it; returns before it is Ready
 start_containerd() { component_start "$1" containerd containerd --config /var/lib/containerd.toml; }
 
 node_images() { # containerd answers, and has the images
-  await 20 "containerd of $1" "$LOGS/$1/containerd.log" machine_exec "$1" ctr --address /run/containerd/containerd.sock version >/dev/null
+  await 60 "containerd of $1" "$LOGS/$1/containerd.log" machine_exec "$1" ctr --address /run/containerd/containerd.sock version >/dev/null
   images_import "$1"
 }
 
@@ -148,7 +148,7 @@ node_ready() { # says so itself, since its kubelet was last started
   [[ $ready == True && ! $taints && $(date -d "$heartbeat" +%s) -ge $since ]]
 }
 node_wait() {
-  await 60 "$1 to be Ready" "$LOGS/$1/kubelet.log" node_ready_or_dead "$1"
+  await 180 "$1 to be Ready" "$LOGS/$1/kubelet.log" node_ready_or_dead "$1"
   component_up "$1" kubelet || fail "the kubelet of $1 ended" "$LOGS/$1/kubelet.log"
 }
 node_ready_or_dead() { node_ready "$1" || component_down "$1" kubelet; }
