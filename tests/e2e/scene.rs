@@ -21,14 +21,26 @@ use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, PostParams},
 };
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// After this long a condition that should come true by itself is taken for one that never will.
 pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Tests that break konductor itself, or a node, are alone in the cluster; all others share it.
+static CLUSTER: RwLock<()> = RwLock::const_new(());
+
+/// A test's part in the cluster, kept as long as its scene.
+#[expect(dead_code, reason = "held, never read")]
+enum Share {
+    Shared(RwLockReadGuard<'static, ()>),
+    Whole(RwLockWriteGuard<'static, ()>),
+}
 
 pub struct Scene {
     pub client: Client,
     pub namespace: String,
     beats: PathBuf,
+    _share: Share,
 }
 
 impl Scene {
@@ -38,6 +50,15 @@ impl Scene {
     }
 
     pub async fn open_with_labels(test: &str, labels: &[(&str, &str)]) -> Self {
+        Self::open_in(Share::Shared(CLUSTER.read().await), test, labels).await
+    }
+
+    /// The same for a test that breaks what the others rely on: no other test of this process runs beside it.
+    pub async fn open_alone(test: &str) -> Self {
+        Self::open_in(Share::Whole(CLUSTER.write().await), test, &[]).await
+    }
+
+    async fn open_in(share: Share, test: &str, labels: &[(&str, &str)]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::try_default().await.expect("KUBECONFIG names a cluster with konductor (make cluster)");
         let unique = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos() % 100_000;
@@ -49,7 +70,7 @@ impl Scene {
         let beats = std::env::temp_dir().join("konductor-e2e").join(&namespace);
         fs::create_dir_all(&beats).unwrap();
         fs::set_permissions(&beats, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-        Self { client, namespace, beats }
+        Self { client, namespace, beats, _share: share }
     }
 
     pub fn pods(&self) -> Api<Pod> {
@@ -112,11 +133,11 @@ impl Scene {
     }
 
     /// The pod spec of a workload that beats: it writes `NAME` and the time every few hundredths of a second, for `seconds`, then exits with `code`.
-    /// On SIGTERM it goes on beating for `grace` seconds, so that a grace period is really used.
+    /// On SIGTERM it goes on beating for `grace` seconds, so that a grace period is really used. [`Scene::tell_to_end`] ends it earlier.
     pub fn beating(&self, name: &str, seconds: u32, code: u8, grace: u32, restart: &str) -> String {
         let script = format!(
             "left=$(( {seconds} * 20 )); trap 'left=$(( {grace} * 20 ))' TERM; \
-             while [ $left -gt 0 ]; do read up idle < /proc/uptime; echo \"$up\" >> /beats/{name}; usleep 50000; left=$(( left - 1 )); done; exit {code}"
+             while [ $left -gt 0 ] && [ ! -e /beats/{name}.end ]; do read up idle < /proc/uptime; echo \"$up\" >> /beats/{name}; usleep 50000; left=$(( left - 1 )); done; exit {code}"
         );
         format!(
             "{{restartPolicy: {restart}, terminationGracePeriodSeconds: 60, containers: [{{name: app, image: 'konductor.local/busybox:1', \
@@ -139,6 +160,11 @@ impl Scene {
     pub fn beating_pod(&self, name: &str, annotations: &str, seconds: u32, code: u8, grace: u32) -> String {
         let spec = self.beating(name, seconds, code, grace, "Never");
         format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, annotations: {{{annotations}}}}}\nspec: {spec}\n")
+    }
+
+    /// Makes a workload that beats end now, on its own.
+    pub fn tell_to_end(&self, name: &str) {
+        fs::write(self.beats.join(format!("{name}.end")), "").unwrap();
     }
 
     /// All beats of a workload, in seconds of the machine's monotonic clock.
