@@ -1,3 +1,5 @@
+//! What is read, what is refused and with which words.
+
 //! Tests of the annotations: grammar, words of every mistake, properties.
 use std::collections::BTreeMap;
 
