@@ -16,6 +16,8 @@
 //! In reading order: [`api`] (the custom resources), [`plan`] (annotations), [`rules`] (who holds what, when), [`inject`] (what is written on
 //! Pods), then the parts with a network: `controller`, `coordinator`, `webhook`, `agent`, put together by `serve`.
 
+#[cfg(feature = "server")]
+pub mod agent;
 pub mod api;
 pub mod inject;
 pub mod plan;

@@ -1,0 +1,180 @@
+//! `konductor agent acquire`: waits until the Pod holds all that its annotations say, and tells people what it waits for.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Outcome,
+    backoff::Backoff,
+    coordinator::{Coordinator, Event, Failure},
+    settings::Settings,
+    voice::Voice,
+};
+use crate::coordinator::protocol::{Progress, Reason, Token};
+
+/// A token that was just made, or is just being replaced, is recognized after a few tries; a wrong one never.
+const NOT_RECOGNIZED_LIMIT: u32 = 8;
+/// A session that lasted this long was a good one: the next failure is a new situation.
+const GOOD_SESSION: Duration = Duration::from_secs(10);
+/// The same outage with a new face is worth a line only so often.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// Local files, not the API.
+const LOOK_AT_FILES: Duration = Duration::from_millis(50);
+/// Then the tokens may have changed: ask again which they are.
+const ASK_AGAIN: Duration = Duration::from_secs(120);
+
+/// Runs until granted, refused, or out of patience.
+pub async fn run(coordinator: &Coordinator, settings: &Settings, voice: &mut Voice) -> Outcome {
+    voice.say(&format!("{}: asking for what its annotations say", settings.pod));
+    let mut acquiring = Acquiring {
+        coordinator,
+        settings,
+        voice,
+        started: Instant::now(),
+        last_heard: Instant::now(),
+        last_waiting: String::new(),
+        outage: None,
+        backoff: Backoff::default(),
+        not_recognized: 0,
+    };
+    loop {
+        let tokens = match acquiring.granted().await {
+            Ok(tokens) => tokens,
+            Err(outcome) => return outcome,
+        };
+        if let Some(outcome) = acquiring.fencing(&tokens).await {
+            return outcome;
+        }
+    }
+}
+
+struct Acquiring<'a> {
+    coordinator: &'a Coordinator,
+    settings: &'a Settings,
+    voice: &'a mut Voice,
+    started: Instant,
+    last_heard: Instant,
+    last_waiting: String,
+    /// What was last said about the server's absence, and when.
+    outage: Option<(String, Instant)>,
+    backoff: Backoff,
+    not_recognized: u32,
+}
+
+impl Acquiring<'_> {
+    /// Asks, over as many connections as it takes.
+    async fn granted(&mut self) -> Result<Vec<Token>, Outcome> {
+        loop {
+            let begun = Instant::now();
+            let failure = match self.session().await {
+                Ok(Progress::Granted { tokens }) => return Ok(tokens),
+                Ok(Progress::Refused { reason: Reason::TimedOut, message }) => {
+                    return Err(self.end(Outcome::TimedOut, "gave up", &message));
+                }
+                Ok(Progress::Refused { reason: Reason::Denied, message }) => return Err(self.end(Outcome::Denied, "refused", &message)),
+                // `session` returns only last lines; a new kind of last line would be another attempt.
+                Ok(Progress::Waiting { .. } | Progress::Heartbeat) => continue,
+                Err(failure) => failure,
+            };
+            if begun.elapsed() >= GOOD_SESSION {
+                self.backoff.reset();
+            }
+            match failure {
+                Failure::Denied(words) => return Err(self.end(Outcome::Denied, "refused", &words)),
+                Failure::NotRecognized(words) => {
+                    self.not_recognized += 1;
+                    if self.not_recognized >= NOT_RECOGNIZED_LIMIT {
+                        return Err(self.end(Outcome::Denied, "refused", &words));
+                    }
+                    self.complain(&words);
+                }
+                Failure::Unavailable(words) => self.complain(&words),
+            }
+            let mut pause = self.backoff.pause();
+            if let Some(most) = self.settings.max_unavailable {
+                let left = most.saturating_sub(self.last_heard.elapsed());
+                if left.is_zero() {
+                    let words = format!("the server was not there for {} s", most.as_secs());
+                    return Err(self.end(Outcome::Unavailable, "gave up", &words));
+                }
+                pause = pause.min(left);
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// One connection, to its last line.
+    async fn session(&mut self) -> Result<Progress, Failure> {
+        let mut session = self.coordinator.acquire().await?;
+        loop {
+            let event = session.next().await?;
+            self.heard();
+            match event {
+                Event::Progress(Progress::Waiting { message }) => {
+                    if message != self.last_waiting {
+                        self.voice.say(&message);
+                        self.last_waiting = message;
+                    }
+                }
+                Event::Progress(Progress::Heartbeat) | Event::Unknown => {}
+                Event::Progress(last @ (Progress::Granted { .. } | Progress::Refused { .. })) => return Ok(last),
+            }
+        }
+    }
+
+    fn heard(&mut self) {
+        self.last_heard = Instant::now();
+        self.not_recognized = 0;
+        if self.outage.take().is_some() {
+            self.voice.say("connected again");
+        }
+    }
+
+    fn complain(&mut self, words: &str) {
+        let news = self.outage.as_ref().is_none_or(|(said, at)| said != words && at.elapsed() >= SAY_AGAIN);
+        if news {
+            self.voice.say(&format!("{words}; trying again"));
+            self.outage = Some((words.to_owned(), Instant::now()));
+        }
+    }
+
+    /// Says which tokens were granted and, with fencing, waits until the files show them: then the kubelet knows them too, and the app's
+    /// environment will have them. `None`: they have not come, ask again.
+    async fn fencing(&mut self, tokens: &[Token]) -> Option<Outcome> {
+        let waited = self.started.elapsed().as_secs();
+        for Token { target, token } in tokens {
+            self.voice.say(&format!("holds {target}, token {token}, after {waited} s"));
+        }
+        let holds = self.settings.fencing_holds;
+        if holds == 0 {
+            return Some(Outcome::Granted);
+        }
+        if tokens.len() != holds {
+            let words = format!("{holds} fencing tokens are expected and {} were granted", tokens.len());
+            return Some(self.end(Outcome::Denied, "stopped", &words));
+        }
+        self.voice.say("waiting until the kubelet has written the fencing tokens");
+        let since = Instant::now();
+        while since.elapsed() < ASK_AGAIN {
+            if self.files_show(tokens) {
+                self.voice.say("the fencing tokens are there");
+                return Some(Outcome::Granted);
+            }
+            sleep(LOOK_AT_FILES).await;
+        }
+        None
+    }
+
+    fn files_show(&self, tokens: &[Token]) -> bool {
+        tokens.iter().enumerate().all(|(index, token)| {
+            let file = self.settings.fencing_directory.join(index.to_string());
+            std::fs::read_to_string(file).is_ok_and(|text| text.trim() == token.token.to_string())
+        })
+    }
+
+    fn end(&mut self, outcome: Outcome, what: &str, words: &str) -> Outcome {
+        self.voice.say(&format!("{what} after {} s: {words}", self.started.elapsed().as_secs()));
+        outcome
+    }
+}

@@ -1,0 +1,121 @@
+//! What runs inside users' Pods: `konductor agent acquire` (init container) and `konductor agent hold` (sidecar).
+//!
+//! Thousands of these wait at the same time on other people's nodes, so there is one thread, one connection, no polling of the server, and
+//! no Kubernetes client. All that they know comes from their environment and their projected token.
+//!
+//! - [`settings`] parses the environment, all mistakes at once. Pure.
+//! - [`coordinator`] is the connection: TLS, token, one method a request.
+//! - [`backoff`] spaces attempts.
+//! - [`acquire`] and [`hold`] are the two commands.
+//! - [`voice`] is what people read in `kubectl logs`.
+
+pub mod acquire;
+pub mod backoff;
+pub mod coordinator;
+pub mod hold;
+pub mod settings;
+pub mod voice;
+
+#[cfg(test)]
+mod tests;
+
+use std::{env, future::pending, process::ExitCode};
+
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+};
+
+use self::{coordinator::Coordinator, settings::Settings, voice::Voice};
+
+/// How an agent ends. The numbers are the exit codes that users may rely on (in a `podFailurePolicy`, say).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The Pod holds all it asked for; or, for the sidecar, it has ended in order.
+    Granted,
+    /// The request's own `timeout` is over.
+    TimedOut,
+    /// The Pod may not hold this.
+    Denied,
+    /// The coordinator could not be reached for longer than `KONDUCTOR_MAX_UNAVAILABLE`.
+    Unavailable,
+    /// The environment is not what injection writes.
+    BadConfiguration,
+    /// SIGTERM came first. Not 0: the app must not start.
+    Terminated,
+}
+
+impl Outcome {
+    /// The exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Granted => 0,
+            Self::TimedOut => 3,
+            Self::Denied => 4,
+            Self::Unavailable => 5,
+            Self::BadConfiguration => 78,
+            Self::Terminated => 128 + 15,
+        }
+    }
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        outcome.code().into()
+    }
+}
+
+/// The words after `konductor agent`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
+pub enum Step {
+    /// Waits until the Pod holds all that its annotations say (init container).
+    Acquire,
+    /// Verifies the hold and reports its end (sidecar).
+    Hold,
+}
+
+/// Runs a step to its end. Call it before anything slow: it takes SIGTERM over, which a container's first process otherwise ignores.
+pub fn run(step: Step) -> ExitCode {
+    let mut voice = Voice::stdout();
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            voice.say(&format!("starting failed: {error}"));
+            return Outcome::Unavailable.into();
+        }
+    };
+    runtime.block_on(take(step, &mut voice)).into()
+}
+
+async fn take(step: Step, voice: &mut Voice) -> Outcome {
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => {
+            voice.say(&format!("taking over SIGTERM failed: {error}"));
+            return Outcome::Unavailable;
+        }
+    };
+    let terminated = async move {
+        // `None` cannot come while the runtime lives; waiting for ever is then right.
+        if terminate.recv().await.is_none() {
+            pending::<()>().await;
+        }
+    };
+    let prepared = Settings::from_environment(|name| env::var(name).ok());
+    let (coordinator, settings) = match prepared.and_then(|settings| Ok((Coordinator::new(&settings)?, settings))) {
+        Ok(prepared) => prepared,
+        Err(mistakes) => {
+            voice.say(&mistakes.to_string());
+            return Outcome::BadConfiguration;
+        }
+    };
+    match step {
+        Step::Acquire => {
+            tokio::select! {
+                outcome = acquire::run(&coordinator, &settings, voice) => outcome,
+                () = terminated => Outcome::Terminated,
+            }
+        }
+        Step::Hold => hold::run(&coordinator, &settings, voice, terminated).await,
+    }
+}
