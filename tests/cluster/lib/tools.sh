@@ -28,7 +28,7 @@ tools_build() { # sets TOOLS; builds what is missing
   work=$(mktemp -d "$CACHE/building-XXXXXX")
   BUILDING=$work # removed by leave() when this is interrupted
   : >"$log"
-  say "building Kubernetes $KUBERNETES_VERSION, etcd and helm from source: 9 to 12 minutes on 2 cores the first time, kept in $CACHE"
+  say "building Kubernetes $KUBERNETES_VERSION, etcd and helm from source: 9 to 14 minutes on 2 cores the first time, kept in $CACHE"
   say "  log: $log"
   export CGO_ENABLED=0 GOFLAGS="${GOFLAGS:--buildvcs=false} -mod=readonly"
   for modules in kubernetes helm; do
