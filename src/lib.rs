@@ -16,13 +16,13 @@
 //! In reading order: [`api`] (the custom resources), [`plan`] (annotations), [`rules`] (who holds what, when), [`inject`] (what is written on
 //! Pods), then the parts with a network: `controller`, `coordinator`, `webhook`, `agent`, put together by `serve`.
 
-#[cfg(feature = "server")]
-pub mod agent;
 pub mod api;
 pub mod inject;
 pub mod plan;
 pub mod rules;
 
+#[cfg(feature = "server")]
+pub mod agent;
 #[cfg(feature = "server")]
 pub mod connect;
 #[cfg(feature = "server")]
@@ -31,6 +31,8 @@ pub mod controller;
 pub mod coordinator;
 #[cfg(feature = "server")]
 pub mod health;
+#[cfg(feature = "server")]
+pub mod serve;
 #[cfg(feature = "server")]
 pub mod tls;
 #[cfg(feature = "server")]

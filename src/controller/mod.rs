@@ -88,8 +88,8 @@ impl Context {
     /// Runs sources and turns until the leadership ends; calls `ready` once, when the picture is complete.
     pub async fn run(self: Arc<Self>, ready: impl FnOnce()) {
         let (sources, mut synced) = sources::start(&self.client, &self.world, &self.until);
-        let complete = self.until.run_until_cancelled(synced.wait_for(|count| *count == sources)).await;
-        if !matches!(complete, Some(Ok(_))) {
+        let complete = async { synced.wait_for(|count| *count == sources).await.is_ok() };
+        if self.until.run_until_cancelled(complete).await != Some(true) {
             return;
         }
         info!(objects = self.world.lock().objects.len(), pods = self.world.lock().pods.len(), "the picture is complete");
