@@ -1,6 +1,6 @@
 //! A scene: a namespace of its own for one test, what people do in it (`kubectl`), and what really ran in it.
 //!
-//! Nothing here trusts konductor's word for who ran when. Workloads made by [`Scene::beating`] write a line every few hundredths of a second into a
+//! Nothing here trusts konductor's word for who ran when. Workloads made by [`Scene::app`] write a line every few hundredths of a second into a
 //! folder of the node, stamped with the machine's monotonic clock; the test reads that folder.
 
 use std::{
@@ -8,7 +8,7 @@ use std::{
     fs,
     io::Write,
     path::PathBuf,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -22,6 +22,8 @@ use kube::{
     api::{DeleteParams, ListParams, PostParams},
 };
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::app::{self, App, Run};
 
 /// After this long a condition that should come true by itself is taken for one that never will.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -91,6 +93,11 @@ impl Scene {
 
     /// Runs kubectl in the scene's namespace.
     pub fn kubectl(&self, arguments: &[&str], input: Option<&str>) -> Output {
+        self.start_kubectl(arguments, input).wait_with_output().unwrap()
+    }
+
+    /// Starts kubectl in the scene's namespace.
+    pub fn start_kubectl(&self, arguments: &[&str], input: Option<&str>) -> Child {
         let kubectl = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
         let mut child = Command::new(kubectl)
             .args(["-n", &self.namespace])
@@ -103,7 +110,7 @@ impl Scene {
         if let Some(input) = input {
             child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
         }
-        child.wait_with_output().unwrap()
+        child
     }
 
     /// Runs kubectl, which must succeed; gives what it prints.
@@ -132,45 +139,51 @@ impl Scene {
         self.apply(&format!("apiVersion: konductor.io/v1\nkind: Mutex\nmetadata: {{name: {name}}}\n"));
     }
 
+    /// An app that beats; see [`App`].
+    pub fn app(&self, name: &str) -> App {
+        App::new(name, &self.beats)
+    }
+
     /// The pod spec of a workload that beats: it writes `NAME` and the time every few hundredths of a second, for `seconds`, then exits with `code`.
     /// On SIGTERM it goes on beating for `grace` seconds, so that a grace period is really used. [`Scene::tell_to_end`] ends it earlier.
-    pub fn beating(&self, name: &str, seconds: u32, code: u8, grace: u32, restart: &str) -> String {
-        let script = format!(
-            "left=$(( {seconds} * 20 )); trap 'left=$(( {grace} * 20 ))' TERM; \
-             while [ $left -gt 0 ] && [ ! -e /beats/{name}.end ]; do read up idle < /proc/uptime; echo \"$up\" >> /beats/{name}; usleep 50000; left=$(( left - 1 )); done; exit {code}"
-        );
-        format!(
-            "{{restartPolicy: {restart}, terminationGracePeriodSeconds: 60, containers: [{{name: app, image: 'konductor.local/busybox:1', \
-             command: [sh, -c, {script:?}], volumeMounts: [{{name: beats, mountPath: /beats}}]}}], \
-             volumes: [{{name: beats, hostPath: {{path: '{}'}}}}]}}",
-            self.beats.display()
-        )
+    pub fn beating(&self, name: &str, seconds: u32, code: u8, grace: u32, restart: &'static str) -> String {
+        self.app(name).seconds(seconds).code(code).grace(grace).restart(restart).pod_spec().to_string()
     }
 
     /// A Job with these annotations whose Pod beats.
     pub fn beating_job(&self, name: &str, annotations: &str, seconds: u32) -> String {
-        let spec = self.beating(name, seconds, 0, 1, "Never");
-        format!(
-            "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: {name}, annotations: {{{annotations}}}}}\n\
-             spec: {{backoffLimit: 0, template: {{spec: {spec}}}}}\n"
-        )
+        self.app(name).seconds(seconds).as_job(annotations)
     }
 
     /// A Pod with these annotations that beats.
     pub fn beating_pod(&self, name: &str, annotations: &str, seconds: u32, code: u8, grace: u32) -> String {
-        let spec = self.beating(name, seconds, code, grace, "Never");
-        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, annotations: {{{annotations}}}}}\nspec: {spec}\n")
+        self.app(name).seconds(seconds).code(code).grace(grace).as_pod(annotations)
     }
 
-    /// Makes a workload that beats end now, on its own.
+    /// Makes a workload that beats end now, on its own, and each later run of it.
     pub fn tell_to_end(&self, name: &str) {
-        fs::write(self.beats.join(format!("{name}.end")), "").unwrap();
+        self.end(name, "");
+    }
+
+    /// Makes the present run of a workload that beats end now with this exit code, or by eating all its memory (`oom`).
+    pub fn end(&self, name: &str, code: &str) {
+        let written = self.beats.join(format!("{name}.written"));
+        fs::write(&written, format!("{code}\n")).unwrap();
+        fs::rename(written, self.beats.join(format!("{name}.end"))).unwrap();
     }
 
     /// All beats of a workload, in seconds of the machine's monotonic clock.
     pub fn beats(&self, name: &str) -> Vec<f64> {
-        let text = fs::read_to_string(self.beats.join(name)).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
+        app::parse(&self.written(name)).iter().map(|beat| beat.at).collect()
+    }
+
+    /// Each start of a workload's container, first started first.
+    pub fn runs(&self, name: &str) -> Vec<Run> {
+        app::runs(&app::parse(&self.written(name)))
+    }
+
+    fn written(&self, name: &str) -> String {
+        fs::read_to_string(self.beats.join(name)).unwrap_or_default()
     }
 
     /// When a workload ran: first and last beat.
@@ -204,6 +217,17 @@ impl Scene {
 
     pub async fn until_beating(&self, name: &str) {
         self.until(&format!("{name} runs"), async || !self.beats(name).is_empty()).await;
+    }
+
+    /// Waits until a workload has gone on beating for some two seconds more.
+    pub async fn until_beats_on(&self, name: &str) {
+        let before = self.beats(name).len();
+        self.until(&format!("{name} beats on"), async || self.beats(name).len() > before + 35).await;
+    }
+
+    /// Waits until the acquire step of a Pod runs.
+    pub async fn until_waiting(&self, pod: &str) {
+        self.until(&format!("{pod} waits"), async || self.is_waiting(pod).await).await;
     }
 
     pub async fn until_jobs_complete(&self, count: usize) {
