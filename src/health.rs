@@ -1,13 +1,42 @@
 //! Liveness and readiness over plain HTTP, for the kubelet. Each answer lists its checks, so that a person sees which one failed.
 
-use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// A check: `Ok`, or why not.
 type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// A loop that must not stand still while it runs.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Arc<Mutex<Option<Instant>>>);
+
+impl Pulse {
+    /// The loop came round.
+    pub fn beat(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// The loop has ended, in order.
+    pub fn rest(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Fails if the loop runs and has not come round for this long.
+    pub fn within(&self, limit: Duration) -> Result<(), String> {
+        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(last) if last.elapsed() > limit => Err(format!("stands still for {} s", last.elapsed().as_secs())),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// What is checked.
 #[derive(Default)]
@@ -66,6 +95,19 @@ mod tests {
     use super::*;
     use axum::{body::Body, http::Request};
     use tower::ServiceExt;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_stands_still_is_found_and_one_that_rests_is_left_alone() {
+        let pulse = Pulse::default();
+        let limit = Duration::from_secs(60);
+        tokio::time::advance(limit * 2).await;
+        assert!(pulse.within(limit).is_ok(), "it never began");
+        pulse.beat();
+        tokio::time::advance(limit * 2).await;
+        assert!(pulse.within(limit).unwrap_err().contains("120 s"));
+        pulse.rest();
+        assert!(pulse.within(limit).is_ok());
+    }
 
     #[tokio::test]
     async fn one_failed_check_fails_the_answer_and_is_named() {

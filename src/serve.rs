@@ -20,11 +20,14 @@ use crate::{
     api::names,
     controller::{Context, clock::ServerClock, leader::Election},
     coordinator::{identity::Identities, server::Coordinator},
-    health::Health,
+    health::{Health, Pulse},
     inject::{Resources, Settings},
     plan::Release,
     tls, webhook,
 };
+
+/// A loop of this process that stands still for this long will not go on by itself.
+const STANDSTILL: Duration = Duration::from_secs(60);
 
 /// Where this replica runs and what it injects. The chart fills all of it in.
 #[derive(Clone, Debug, clap::Args)]
@@ -98,7 +101,17 @@ pub async fn serve(client: Client, clock: ServerClock, args: ServeArgs, shutdown
     servers.spawn(async move { webhook.await.context("the webhook ended") });
     let answers = tls::serve(coordinator_listener, tls_config, coordinator.clone().router(), drained.clone());
     servers.spawn(async move { answers.await.context("the coordinator ended") });
-    let health = health(&certificates, injecting, &shutdown).serve(args.health_listen, drained.clone());
+    let (election_pulse, controller_pulse) = (Pulse::default(), Pulse::default());
+    let health = health(&certificates, injecting, &shutdown)
+        .live("election", {
+            let pulse = election_pulse.clone();
+            move || pulse.within(STANDSTILL)
+        })
+        .live("controller", {
+            let pulse = controller_pulse.clone();
+            move || pulse.within(STANDSTILL)
+        })
+        .serve(args.health_listen, drained.clone());
     servers.spawn(async move { health.await.context("the health endpoint ended") });
 
     let certs = webhook_certs::run(client.clone(), cert_settings(&args), certificates.clone(), drained.clone());
@@ -114,10 +127,14 @@ pub async fn serve(client: Client, clock: ServerClock, args: ServeArgs, shutdown
             Ok(())
         }
     });
-    let election = stand_for_election(client, clock, args, coordinator, shutdown.clone());
-    servers.spawn(async move {
-        election.await;
-        Ok(())
+    let election = Election::new(client.clone(), &args.namespace, &args.leader_lease, &args.pod_name, election_pulse);
+    servers.spawn({
+        let shutdown = shutdown.clone();
+        async move {
+            let lead = |until| lead(client.clone(), clock.clone(), controller_pulse.clone(), args.clone(), coordinator.clone(), until);
+            election.run(lead, shutdown).await;
+            Ok(())
+        }
     });
 
     let outcome = tokio::select! {
@@ -135,7 +152,6 @@ fn health(certificates: &Certificates, injecting: watch::Receiver<Option<Arc<Set
     let (certificates, shutdown) = (certificates.clone(), shutdown.clone());
     let ok_or = |ok: bool, why: &str| if ok { Ok(()) } else { Err(why.to_owned()) };
     Health::default()
-        .live("process", || Ok(()))
         .ready("certificates", move || ok_or(certificates.is_ready(), "not served, or not known to the API server yet"))
         .ready("coordinator address", move || ok_or(injecting.borrow().is_some(), "the coordinator Service has no ClusterIP yet"))
         .ready("staying", move || ok_or(!shutdown.is_cancelled(), "this replica is stopping"))
@@ -193,26 +209,13 @@ async fn keep_settings(client: Client, args: ServeArgs, certificates: Certificat
     }
 }
 
-/// Leads whenever elected: controller on, coordinator open, label on this replica's Pod.
-async fn stand_for_election(
-    client: Client,
-    clock: ServerClock,
-    args: ServeArgs,
-    coordinator: Arc<Coordinator>,
-    shutdown: CancellationToken,
-) {
-    let election = Election::new(client.clone(), &args.namespace, &args.leader_lease, &args.pod_name);
-    let lead = |until: CancellationToken| {
-        let (client, clock, args, coordinator) = (client.clone(), clock.clone(), args.clone(), coordinator.clone());
-        async move {
-            let context = Context::new(client.clone(), clock, &args.pod_name, until.clone());
-            let labels = until.run_until_cancelled(keep_label(client, &args));
-            let work = context.clone().run(|| coordinator.leading.store(Some(context.clone())));
-            tokio::join!(labels, work);
-            coordinator.leading.store(None);
-        }
-    };
-    election.run(lead, shutdown).await;
+/// What a leader does: controller on, coordinator open, label on this replica's Pod.
+async fn lead(client: Client, clock: ServerClock, pulse: Pulse, args: ServeArgs, coordinator: Arc<Coordinator>, until: CancellationToken) {
+    let context = Context::new(client.clone(), clock, pulse, &args.pod_name, until.clone());
+    let label = until.run_until_cancelled(keep_label(client, &args));
+    let work = context.clone().run(|| coordinator.leading.store(Some(context.clone())));
+    tokio::join!(label, work);
+    coordinator.leading.store(None);
 }
 
 /// Makes the coordinator Service select this replica and no other. Only speed depends on it: agents that reach another replica are sent away.

@@ -17,6 +17,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::health::Pulse;
+
 /// How long a record that does not change is respected.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// How long a leader goes on without a successful renewal.
@@ -29,6 +31,7 @@ pub struct Election {
     api: Api<Lease>,
     name: String,
     identity: String,
+    pulse: Pulse,
 }
 
 /// The record as last seen.
@@ -40,8 +43,8 @@ struct Seen {
 
 impl Election {
     /// A candidate of this identity for the record `name`.
-    pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
-        Self { api: Api::namespaced(client, namespace), name: name.to_owned(), identity: identity.to_owned() }
+    pub fn new(client: Client, namespace: &str, name: &str, identity: &str, pulse: Pulse) -> Self {
+        Self { api: Api::namespaced(client, namespace), name: name.to_owned(), identity: identity.to_owned(), pulse }
     }
 
     /// Stands for election until `shutdown`. While leading, a task made by `lead` runs; its token is cancelled when the leadership ends.
@@ -52,6 +55,7 @@ impl Election {
     {
         let mut seen = Seen::default();
         while !shutdown.is_cancelled() {
+            self.pulse.beat();
             let asked_at = Instant::now();
             match timeout(RENEW_DEADLINE, self.try_to_hold(&mut seen)).await {
                 Ok(Ok(true)) => {
@@ -67,6 +71,7 @@ impl Election {
             }
             let _ = shutdown.run_until_cancelled(sleep(RETRY_PERIOD)).await;
         }
+        self.pulse.rest();
     }
 
     /// Renews until that fails for too long, somebody else leads, the task ends, or `shutdown`; then stops the task and gives the record back.
@@ -88,6 +93,7 @@ impl Election {
                     return;
                 }
             }
+            self.pulse.beat();
             let asked_at = Instant::now();
             let left = (renewed + RENEW_DEADLINE).saturating_duration_since(asked_at);
             match timeout(left, self.try_to_hold(seen)).await {

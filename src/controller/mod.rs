@@ -46,6 +46,7 @@ use crate::{
         protocol::{Token, Verified},
         session::{Place, Session},
     },
+    health::Pulse,
 };
 
 pub use facts::PodFacts;
@@ -68,12 +69,13 @@ pub struct Context {
     eye: Eye,
     clock: ServerClock,
     events: Events,
+    pulse: Pulse,
     until: CancellationToken,
 }
 
 impl Context {
     /// For a leadership that lasts until the token is cancelled. The client must not retry by itself.
-    pub fn new(client: Client, clock: ServerClock, instance: &str, until: CancellationToken) -> Arc<Self> {
+    pub fn new(client: Client, clock: ServerClock, pulse: Pulse, instance: &str, until: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             world: Arc::new(World::default()),
             store: Store::new(client.clone()),
@@ -81,6 +83,7 @@ impl Context {
             clock,
             events: Events::start(client.clone(), instance.to_owned(), until.clone()),
             client,
+            pulse,
             until,
         })
     }
@@ -92,9 +95,14 @@ impl Context {
         if self.until.run_until_cancelled(complete).await != Some(true) {
             return;
         }
-        info!(objects = self.world.lock().objects.len(), pods = self.world.lock().pods.len(), "the picture is complete");
+        let (objects, pods) = {
+            let state = self.world.lock();
+            (state.objects.len(), state.pods.len())
+        };
+        info!(objects, pods, "the picture is complete");
         ready();
         self.take_turns().await;
+        self.pulse.rest();
     }
 
     /// Gives every primitive that needs it a turn, each at most one at a time.
@@ -104,6 +112,7 @@ impl Context {
         let mut busy: HashSet<Key> = HashSet::new();
         let mut pulse = Instant::now();
         loop {
+            self.pulse.beat();
             let next_alarm = {
                 let mut state = self.world.lock();
                 let now = Instant::now();
