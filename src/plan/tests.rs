@@ -261,3 +261,16 @@ proptest! {
         prop_assert_eq!(mistakes.list.len(), if empty { 1 } else { expected }, "{}", mistakes);
     }
 }
+
+/// The API server catches a misspelt prefix by a policy of its own, which has to know the words as well.
+#[test]
+fn the_policy_of_the_chart_knows_every_annotation() {
+    let policy = include_str!("../../charts/konductor/templates/policies.yaml");
+    let words: Vec<&str> = table::ANNOTATIONS.iter().map(|annotation| annotation.word).collect();
+    let listed = policy.split_once("/(wait|").and_then(|(_, rest)| rest.split_once(")$")).map(|(list, _)| format!("wait|{list}")).unwrap();
+    let mut listed: Vec<&str> = listed.split('|').collect();
+    let mut words = words;
+    listed.sort_unstable();
+    words.sort_unstable();
+    assert_eq!(listed, words);
+}
