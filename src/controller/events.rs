@@ -11,8 +11,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{facts::PodFacts, object::Object};
-use crate::api::names;
+use crate::{
+    api::{HolderKind, names},
+    rules::Who,
+};
 
+/// Who tells.
+const REPORTER: &str = "konductor";
 /// Events that may be on their way at once.
 const PENDING: usize = 1024;
 
@@ -22,17 +27,25 @@ pub struct Note {
     kind: EventType,
     reason: &'static str,
     text: String,
+    related: Option<ObjectReference>,
 }
 
 impl Note {
     /// Something that is as it should be.
     pub fn normal(reason: &'static str, text: String) -> Self {
-        Self { kind: EventType::Normal, reason, text }
+        Self { kind: EventType::Normal, reason, text, related: None }
     }
 
     /// Something that a person should know.
     pub fn warning(reason: &'static str, text: String) -> Self {
-        Self { kind: EventType::Warning, reason, text }
+        Self { kind: EventType::Warning, reason, text, related: None }
+    }
+
+    /// The same, about somebody else too. Events of one reason are counted together unless they relate to different objects.
+    #[must_use]
+    pub fn about(mut self, who: &Who) -> Self {
+        self.related = Some(reference_of(who));
+        self
     }
 }
 
@@ -44,11 +57,12 @@ impl Events {
     /// Starts the task that publishes; it ends with `until`.
     pub fn start(client: Client, instance: String, until: CancellationToken) -> Self {
         let (sender, mut receiver) = mpsc::channel::<(ObjectReference, Note)>(PENDING);
-        let recorder = Recorder::new(client, Reporter { controller: names::GROUP.to_owned(), instance: Some(instance) });
+        let recorder = Recorder::new(client, Reporter { controller: REPORTER.to_owned(), instance: Some(instance) });
         tokio::spawn(until.run_until_cancelled_owned(async move {
             while let Some((about, note)) = receiver.recv().await {
-                let Note { kind, reason, text } = note;
-                let event = Event { type_: kind, reason: reason.to_owned(), note: Some(text), action: reason.to_owned(), secondary: None };
+                let Note { kind, reason, text, related } = note;
+                let event =
+                    Event { type_: kind, reason: reason.to_owned(), note: Some(text), action: reason.to_owned(), secondary: related };
                 if let Err(error) = recorder.publish(&event, &about).await {
                     debug!(%error, reason, "event left out");
                 }
@@ -79,22 +93,27 @@ impl Events {
 
     /// Tells something about a Pod.
     pub fn publish_pod(&self, pod: &PodFacts, note: Note) {
-        self.send(
-            ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Pod".to_owned()),
-                namespace: Some(pod.who.namespace.clone()),
-                name: Some(pod.who.name.clone()),
-                uid: Some(pod.who.uid.clone()),
-                ..ObjectReference::default()
-            },
-            note,
-        );
+        self.send(reference_of(&pod.who), note);
     }
 
     fn send(&self, about: ObjectReference, note: Note) {
         if self.0.try_send((about, note)).is_err() {
             debug!("event left out: too many at once");
         }
+    }
+}
+
+fn reference_of(who: &Who) -> ObjectReference {
+    let (version, kind) = match who.kind {
+        HolderKind::Pod => ("v1", "Pod"),
+        HolderKind::Job => ("batch/v1", "Job"),
+    };
+    ObjectReference {
+        api_version: Some(version.to_owned()),
+        kind: Some(kind.to_owned()),
+        namespace: Some(who.namespace.clone()),
+        name: Some(who.name.clone()),
+        uid: Some(who.uid.clone()),
+        ..ObjectReference::default()
     }
 }

@@ -1,7 +1,5 @@
 //! One turn of one primitive: read, decide, write once, tell. The only asynchronous code between the facts and the rules.
 
-use std::collections::HashMap;
-
 use jiff::Timestamp;
 use tokio::time::{Duration, Instant};
 use tracing::{debug, info, warn};
@@ -21,7 +19,7 @@ use crate::{
         protocol::{Reason, Token},
         session::{Place, Session},
     },
-    rules::{self, Decision, Evidence, Out, Refused, Why},
+    rules::{self, Decision, Evidence, Out, Refused, Who, Why},
 };
 
 /// A changed number of waiters is written along with other changes, else this long after the last write.
@@ -208,10 +206,12 @@ fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decisio
         } else {
             Note::normal("Released", format!("released by {holder}"))
         };
-        context.events.publish(after, note);
+        context.events.publish(after, note.about(&who_of(&release.holder)));
     }
     for grant in decision.granted.iter().filter(|grant| grant.new) {
-        context.events.publish(after, Note::normal("Granted", format!("granted to {} with token {}", grant.who, grant.token)));
+        context
+            .events
+            .publish(after, Note::normal("Granted", format!("granted to {} with token {}", grant.who, grant.token)).about(&grant.who));
     }
     context.world.update(|state| {
         for grant in &decision.granted {
@@ -368,16 +368,21 @@ fn place_text(name: &str, position: usize, of: usize, why: Why, holders: Option<
     }
 }
 
-fn holder_text(holder: &Holder) -> String {
-    format!("{}/{} (token {})", format!("{:?}", holder.kind).to_lowercase(), holder.name, holder.token)
+fn who_of(holder: &Holder) -> Who {
+    Who { kind: holder.kind, namespace: holder.namespace.clone(), name: holder.name.clone(), uid: holder.uid.clone() }
 }
 
+fn holder_text(holder: &Holder) -> String {
+    format!("{} (token {})", who_of(holder), holder.token)
+}
+
+/// One line a decision that changed anything for anybody.
 fn log(key: &Key, decision: &Decision) {
-    if decision.granted.iter().all(|grant| !grant.new) && decision.released.is_empty() && decision.refused.is_empty() {
-        return;
-    }
-    let granted: HashMap<String, i64> =
-        decision.granted.iter().filter(|grant| grant.new).map(|grant| (grant.who.to_string(), grant.token)).collect();
+    let granted: Vec<String> =
+        decision.granted.iter().filter(|grant| grant.new).map(|grant| format!("{} (token {})", grant.who, grant.token)).collect();
     let released: Vec<String> = decision.released.iter().map(|release| holder_text(&release.holder)).collect();
-    info!(%key, ?granted, ?released, refused = decision.refused.len(), waiting = decision.queue.len(), "decided");
+    if !granted.is_empty() || !released.is_empty() || !decision.refused.is_empty() {
+        let (granted, released, refused) = (granted.join(", "), released.join(", "), decision.refused.len());
+        info!(%key, granted, released, refused, waiting = decision.queue.len(), "decided");
+    }
 }
