@@ -133,7 +133,9 @@ fn injected(meta: &ObjectMeta) -> bool {
 
 fn plan_of(meta: &ObjectMeta, subject: Subject) -> Option<Arc<Plan>> {
     static NONE: BTreeMap<String, String> = BTreeMap::new();
-    plan::parse(meta.annotations.as_ref().unwrap_or(&NONE), subject).ok().flatten().map(Arc::new)
+    // With the namespaces filled in: the order of acquiring, and the numbers of the tokens, are those of the written-out names.
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    plan::parse(meta.annotations.as_ref().unwrap_or(&NONE), subject).ok().flatten().map(|plan| Arc::new(plan.in_namespace(namespace)))
 }
 
 /// The controlling Job, where the webhook marked the annotations as copied from it.
@@ -157,4 +159,24 @@ fn who(kind: HolderKind, meta: &ObjectMeta) -> Who {
 
 fn created(meta: &ObjectMeta) -> Timestamp {
     meta.creation_timestamp.as_ref().map(|Time(time)| *time).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Two Pods of two namespaces that take the same two Mutexes: in one order, or they could wait for each other for ever.
+    #[test]
+    fn pods_of_different_namespaces_acquire_in_one_order() {
+        let order = |namespace: &str, acquire: &str| -> Vec<Key> {
+            let pod = json!({ "metadata": {
+                "name": "app", "namespace": namespace, "uid": "1", "labels": { names::INJECTED_LABEL: "true" },
+                "annotations": { "konductor.io/acquire": acquire },
+            } });
+            PodFacts::of(&serde_json::from_value(pod).unwrap()).holds().map(|(key, _)| key).collect()
+        };
+        assert_eq!(order("a", "mutex/x, mutex/b/y"), order("b", "mutex/y, mutex/a/x"));
+    }
 }
