@@ -111,10 +111,14 @@ async fn take(step: Step, voice: &mut Voice) -> Outcome {
     };
     match step {
         Step::Acquire => {
-            tokio::select! {
+            let outcome = tokio::select! {
                 outcome = acquire::run(&coordinator, &settings, voice) => outcome,
                 () = terminated => Outcome::Terminated,
+            };
+            if outcome == Outcome::Terminated {
+                voice.say("stopped by SIGTERM: the app does not start");
             }
+            outcome
         }
         Step::Hold => hold::run(&coordinator, &settings, voice, terminated).await,
     }
