@@ -1,6 +1,8 @@
 //! Files that are generated from the code are committed, so that people can read and apply them; here each is compared with what the code
 //! makes now. `UPDATE=1 cargo test --test generated` writes them anew.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::{fs, path::Path};
 
 use konductor::api;
