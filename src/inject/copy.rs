@@ -183,7 +183,8 @@ impl Level {
 
 fn both(key: &str, holder: Subject, template: &str, each: &str) -> String {
     format!(
-        "{key}: stands on the {holder} and on its {template}; on the {holder} it is held once for each run, on {template} once for each {each}: keep one of them"
+        "{key}: is on {template}, while the {holder} has annotations of konductor too; those of the {holder} hold once for each run, \
+         those of {template} once for each {each}: keep one of them"
     )
 }
 

@@ -1,20 +1,23 @@
 //! The HTTP around the reviews: limits, content type, readiness, and a panic that stays in its request.
 
 use std::{
+    error::Error,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
     Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    body::{Body, Bytes, to_bytes},
+    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
+use http_body_util::LengthLimitError;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tracing::{debug, error, info};
 
 use super::review::{self, BadReview};
@@ -25,26 +28,42 @@ pub type SettingsReceiver = watch::Receiver<Option<Arc<Settings>>>;
 
 /// An update carries the object twice, and one may have 1.5 MiB.
 const LARGEST_BODY: usize = 4 * 1024 * 1024;
+/// How long a client may take to send it; the API server itself gives up after 5 s.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// The webhook's routes.
 pub fn router(settings: SettingsReceiver) -> Router {
-    Router::new()
-        .route("/v1/mutate", post(mutate))
-        .route("/v1/validate", post(validate))
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .with_state(settings)
+    Router::new().route("/v1/mutate", post(mutate)).route("/v1/validate", post(validate)).with_state(settings)
 }
 
-async fn mutate(State(settings): State<SettingsReceiver>, headers: HeaderMap, body: Bytes) -> Response {
+async fn mutate(State(settings): State<SettingsReceiver>, headers: HeaderMap, body: Body) -> Response {
     let current = settings.borrow().clone();
     let Some(current) = current else {
         return words(StatusCode::SERVICE_UNAVAILABLE, "konductor is starting: its CA and the coordinator's address are not known yet");
     };
-    respond(&headers, &body, |review| review::mutate(&current, review))
+    match read(body).await {
+        Ok(body) => respond(&headers, &body, |review| review::mutate(&current, review)),
+        Err(refused) => refused,
+    }
 }
 
-async fn validate(headers: HeaderMap, body: Bytes) -> Response {
-    respond(&headers, &body, review::validate)
+async fn validate(headers: HeaderMap, body: Body) -> Response {
+    match read(body).await {
+        Ok(body) => respond(&headers, &body, review::validate),
+        Err(refused) => refused,
+    }
+}
+
+/// The whole body, if it is not too large and does not take too long: strangers reach this port as well.
+async fn read(body: Body) -> Result<Bytes, Response> {
+    match timeout(BODY_WITHIN, to_bytes(body, LARGEST_BODY)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
+            Err(words(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {LARGEST_BODY} bytes")))
+        }
+        Ok(Err(error)) => Err(words(StatusCode::BAD_REQUEST, &format!("the body ended early: {error}"))),
+        Err(_) => Err(words(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
+    }
 }
 
 fn respond(headers: &HeaderMap, body: &[u8], answer: impl FnOnce(&Value) -> Result<Value, BadReview>) -> Response {
@@ -85,10 +104,7 @@ fn words(status: StatusCode, words: &str) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use axum::{
-        body::{Body, to_bytes},
-        http::Request,
-    };
+    use axum::http::Request;
     use serde_json::json;
     use tower::ServiceExt;
 
@@ -229,6 +245,13 @@ mod tests {
         };
         assert_eq!(send(request("/v1/mutate"), None).await.0, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(send(request("/v1/validate"), None).await.0, StatusCode::OK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_ends_is_given_up() {
+        let endless = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let request = Request::post("/v1/mutate").header("content-type", "application/json").body(endless).unwrap();
+        assert_eq!(send(request, Some(settings())).await.0, StatusCode::REQUEST_TIMEOUT);
     }
 
     #[test]
