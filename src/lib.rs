@@ -24,6 +24,8 @@ pub mod rules;
 #[cfg(feature = "server")]
 pub mod agent;
 #[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
 pub mod connect;
 #[cfg(feature = "server")]
 pub mod controller;

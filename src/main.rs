@@ -1,10 +1,10 @@
-//! `konductor`: the servers, and what is injected into Pods.
+//! `konductor`: the servers, and what is injected into Pods. Under its second name, `koncli`, the command line for people: one file in the image.
 
-use std::process::ExitCode;
+use std::{env, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use konductor::{
-    agent,
+    agent, cli,
     connect::connect,
     controller::clock::ServerClock,
     serve::{ServeArgs, serve},
@@ -48,6 +48,10 @@ enum LogFormat {
 fn main() -> ExitCode {
     // An error means that a provider is there already.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let name = env::args_os().next().unwrap_or_default();
+    if Path::new(&name).file_name().is_some_and(|name| name == "koncli") {
+        return cli::run(env::args_os());
+    }
     let cli = Cli::parse();
     match cli.command {
         Command::Agent(step) => agent::run(step),

@@ -144,7 +144,11 @@ fn job_of(meta: &ObjectMeta) -> Option<PodRef> {
     if copied.map(String::as_str) != Some(names::COPIED_FROM_JOB) {
         return None;
     }
-    let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true) && owner.kind == "Job")?;
+    let owner = meta
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true) && owner.kind == "Job" && owner.api_version.starts_with("batch/"))?;
     Some(PodRef { uid: owner.uid.clone(), name: owner.name.clone() })
 }
 

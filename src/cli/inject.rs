@@ -1,0 +1,152 @@
+//! `koncli inject -f FILE`: the webhook's own code, offline. Every document of the input comes out again, changed or not.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use serde_json::Value;
+
+use crate::{
+    inject::{self, Request, Resources, Settings, validate},
+    plan::Release,
+};
+
+/// What to inject, and what an installation would inject.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Example:\n  koncli inject -f job.yaml | kubectl diff -f -")]
+pub struct InjectArgs {
+    /// File of YAML or JSON documents; `-` is the standard input.
+    #[arg(short, long, value_name = "FILE")]
+    filename: PathBuf,
+    /// Namespace of objects that name none.
+    #[arg(short, long, env = "KONDUCTOR_NAMESPACE", default_value = "default")]
+    namespace: String,
+    /// Image of the injected containers.
+    #[arg(long, default_value = "konductor")]
+    image: String,
+    /// Address of the coordinator's Service.
+    #[arg(long, default_value = "konductor-coordinator.konductor-system.svc:443")]
+    server_address: String,
+    /// File with the CA certificates that vouch for the coordinator, PEM.
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+/// Writes every document as it would be admitted to `out`; mistakes and warnings go to `err`, and a document with mistakes comes out as it is.
+pub fn inject(args: &InjectArgs, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let InjectArgs { filename, namespace, image, server_address, ca_file } = args;
+    let ca_pem = ca_file.as_deref().map(read).transpose()?.unwrap_or_default();
+    let settings = Settings {
+        image: image.clone(),
+        image_pull_policy: "IfNotPresent".to_owned(),
+        server_name: "konductor-coordinator.konductor-system.svc".to_owned(),
+        server_address: server_address.clone(),
+        ca_pem,
+        default_release: Release::Hook,
+        resources: Resources::default(),
+    };
+    let text = read(filename)?;
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).with_context(|| format!("{} is not YAML", filename.display()))?;
+    let mut code = ExitCode::SUCCESS;
+    for document in documents.into_iter().filter(|document| !document.is_null()) {
+        let admitted = match admit(&settings, &document, namespace) {
+            Ok((admitted, warnings)) => {
+                for warning in warnings {
+                    writeln!(err, "Warning: {warning}")?;
+                }
+                admitted
+            }
+            Err(words) => {
+                writeln!(err, "{words}")?;
+                code = ExitCode::FAILURE;
+                document
+            }
+        };
+        writeln!(out, "---\n{}", serde_saphyr::to_string(&admitted)?.trim_end())?;
+    }
+    Ok(code)
+}
+
+/// What admission makes of one object, or why it refuses it. A List is admitted item by item, as kubectl sends it.
+fn admit(settings: &Settings, object: &Value, default_namespace: &str) -> Result<(Value, Vec<String>), String> {
+    if let Some(items) = object.get("items").and_then(Value::as_array).filter(|_| object.get("kind").is_some_and(|kind| kind == "List")) {
+        let mut list = object.clone();
+        let mut warnings = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let (admitted, more) = admit(settings, item, default_namespace)?;
+            warnings.extend(more);
+            if let Some(slot) = list.pointer_mut(&format!("/items/{index}")) {
+                *slot = admitted;
+            }
+        }
+        return Ok((list, warnings));
+    }
+    let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or(default_namespace);
+    let request = Request { namespace, object, old: None };
+    let mut outcome = inject::inject(settings, &request).map_err(|refusal| refusal.to_string())?;
+    let template = object.pointer("/spec/template").or_else(|| object.pointer("/spec/jobTemplate"));
+    if template.is_some() && object.get("kind").is_none_or(|kind| kind != "Pod") {
+        let request = Request { namespace, object: &outcome.object, old: None };
+        outcome.warnings.extend(validate(&request).map_err(|refusal| refusal.to_string())?);
+    }
+    Ok((outcome.object, outcome.warnings))
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).context("could not read the standard input")?;
+        return Ok(text);
+    }
+    fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: InjectArgs,
+    }
+
+    fn koncli(input: &str) -> (ExitCode, String, String) {
+        let file = std::env::temp_dir().join(format!("koncli-inject-{}-{:?}", std::process::id(), std::thread::current().id()));
+        fs::write(&file, input).unwrap();
+        let args = Only::parse_from(["koncli", "-f", file.to_str().unwrap()]).args;
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = inject(&args, &mut out, &mut err).unwrap();
+        fs::remove_file(file).unwrap();
+        (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {konductor.io/mutex: db}}\nspec: {containers: [{name: a, image: i}]}\n";
+
+    #[test]
+    fn every_document_comes_out_and_annotated_ones_are_injected() {
+        let (code, out, err) = koncli(&format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\n---\n{POD}"));
+        assert_eq!((code, err.as_str()), (ExitCode::SUCCESS, ""));
+        assert!(out.contains("kind: ConfigMap") && out.contains("konductor-acquire"), "{out}");
+    }
+
+    #[test]
+    fn a_document_with_mistakes_is_named_and_not_lost() {
+        let (code, out, err) = koncli(&format!("{}---\n{POD}", POD.replace("konductor.io/mutex", "konductor.io/mutx")));
+        assert_eq!(code, ExitCode::FAILURE);
+        assert!(err.contains("konductor.io/mutx") && err.contains("konductor.io/mutex"), "{err}");
+        assert_eq!(out.matches("kind: Pod").count(), 2, "{out}");
+    }
+
+    #[test]
+    fn the_items_of_a_list_are_injected() {
+        let item: Value = serde_saphyr::from_str(POD).unwrap();
+        let (_, out, _) = koncli(&serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [item]}).to_string());
+        assert!(out.contains("konductor-acquire"), "{out}");
+    }
+}
