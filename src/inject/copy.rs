@@ -57,7 +57,7 @@ fn open_job(_: &Settings, request: &Request<'_>) -> Result<Outcome, Refusal> {
             edit.set(&["metadata", "labels", INJECTED_LABEL], "true".into());
             if let Some(template) = at(job, &["spec", "template"]) {
                 reasons.all(pod::check_template(template, plan, namespace).under("spec.template."));
-                warnings.extend(warn::pod(template, "Pod"));
+                warnings.extend(warn::pod(template, plan));
             }
             warnings.extend(at(job, &["spec"]).map(warn::job).unwrap_or_default());
         }
@@ -126,7 +126,7 @@ pub(super) fn cron_job(_: &Settings, request: &Request<'_>) -> Result<Outcome, R
         if let Some(spec) = at(cron_job, &["spec", "jobTemplate", "spec"]) {
             if let Some(template) = at(spec, &["template"]) {
                 reasons.all(pod::check_template(template, plan, namespace).under("spec.jobTemplate.spec.template."));
-                warnings.extend(warn::pod(template, "Pod"));
+                warnings.extend(warn::pod(template, plan));
             }
             warnings.extend(warn::job(spec));
         }

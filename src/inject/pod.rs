@@ -68,7 +68,7 @@ pub(super) fn inject(settings: &Settings, request: &Request<'_>) -> Result<Outco
             edit.remove(&["metadata", "annotations", key]);
         }
     }
-    let warnings = plan.as_ref().map(|_| warn::pod(pod, "Pod")).unwrap_or_default();
+    let warnings = plan.as_ref().map(|plan| warn::pod(pod, plan)).unwrap_or_default();
     write(&mut edit, settings, plan.as_ref(), namespace);
     Ok(edit.finish(warnings))
 }

@@ -9,12 +9,18 @@ use crate::plan::{Kind, Plan};
 const ACQUIRE_CODES: [i64; 4] = [3, 4, 5, 78];
 
 /// Warnings about the Pod that holds, or a template of such Pods.
-pub(super) fn pod(pod: &Value, kind: &str) -> Vec<String> {
+pub(super) fn pod(pod: &Value, plan: &Plan) -> Vec<String> {
     let mut warnings = Vec::new();
     if at(pod, &["spec", "activeDeadlineSeconds"]).is_some() {
-        warnings.push(format!(
-            "konductor: activeDeadlineSeconds of the {kind} also ticks while it waits; `;timeout=` limits the waiting alone"
-        ));
+        warnings
+            .push("konductor: activeDeadlineSeconds of the Pod also ticks while it waits; `;timeout=` limits the waiting alone".to_owned());
+    }
+    let impatient = plan.holds.iter().any(|hold| hold.timeout.is_some());
+    if plan.holds.len() > 1 && impatient && text(pod, &["spec", "restartPolicy"]) != Some("Never") {
+        warnings.push(
+            "konductor: a Pod that times out on one of several holds keeps those it has for as long as its init containers are restarted; set restartPolicy: Never"
+                .to_owned(),
+        );
     }
     warnings
 }

@@ -42,7 +42,7 @@ pub fn validate(request: &Request<'_>) -> Result<Vec<String>, Refusal> {
                 reasons.mistake(format!("konductor.io/acquire: {target} is named twice, with its namespace and without"));
             }
             reasons.all(pod::check_template(template, &plan, namespace).under(&format!("{}.", path.join("."))));
-            warnings.extend(warn::pod(template, "Pod"));
+            warnings.extend(warn::pod(template, &plan));
             let spec = at(object, &["spec"]).unwrap_or(&Value::Null);
             warnings.extend(warn::rolling_update(kind, spec, &plan));
             let job = if kind == "CronJob" { at(spec, &["jobTemplate", "spec"]) } else { Some(spec).filter(|_| batch) };
