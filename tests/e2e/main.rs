@@ -3,6 +3,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr)]
 
+mod admission;
 mod app;
+mod https;
+mod identity;
 mod limits;
+mod outages;
 mod scene;
+mod showing;

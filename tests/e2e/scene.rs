@@ -38,6 +38,9 @@ enum Share {
     Whole(RwLockWriteGuard<'static, ()>),
 }
 
+/// Where konductor itself runs.
+pub const SYSTEM: &str = "konductor-system";
+
 pub struct Scene {
     pub client: Client,
     pub namespace: String,
@@ -120,6 +123,18 @@ impl Scene {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Runs kubectl in konductor's own namespace; it must succeed.
+    pub fn run_in_system(&self, arguments: &[&str]) -> String {
+        self.run(&[&["-n", SYSTEM], arguments].concat())
+    }
+
+    /// Runs kubectl, which must be refused; gives the words.
+    pub fn run_refused(&self, arguments: &[&str]) -> String {
+        let output = self.kubectl(arguments, None);
+        assert!(!output.status.success(), "was accepted: kubectl {arguments:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     /// `kubectl apply`, which must succeed; gives what it prints, warnings included.
     pub fn apply(&self, yaml: &str) -> String {
         let output = self.kubectl(&["apply", "-f", "-"], Some(yaml));
@@ -142,6 +157,10 @@ impl Scene {
     /// An app that beats; see [`App`].
     pub fn app(&self, name: &str) -> App {
         App::new(name, &self.beats)
+    }
+
+    pub fn create_semaphore(&self, name: &str, permits: u32) {
+        self.apply(&format!("apiVersion: konductor.io/v1\nkind: Semaphore\nmetadata: {{name: {name}}}\nspec: {{permits: {permits}}}\n"));
     }
 
     /// The pod spec of a workload that beats: it writes `NAME` and the time every few hundredths of a second, for `seconds`, then exits with `code`.
@@ -230,6 +249,15 @@ impl Scene {
         self.until(&format!("{pod} waits"), async || self.is_waiting(pod).await).await;
     }
 
+    /// Waits until a Pod has ended well.
+    pub async fn until_succeeded(&self, pod: &str) {
+        self.until(&format!("{pod} succeeds"), async || self.phase(pod).await.as_deref() == Some("Succeeded")).await;
+    }
+
+    pub async fn phase(&self, pod: &str) -> Option<String> {
+        self.pods().get_opt(pod).await.unwrap()?.status?.phase
+    }
+
     pub async fn until_jobs_complete(&self, count: usize) {
         self.until(&format!("{count} Jobs are complete"), async || self.jobs_with("Complete").await == count).await;
     }
@@ -296,8 +324,7 @@ impl Scene {
             let logs = self.kubectl(&["logs", pod, "--all-containers", "--prefix", "--tail=30"], None);
             eprintln!("--- logs of {pod}\n{}", String::from_utf8_lossy(&logs.stdout));
         }
-        let server =
-            self.kubectl(&["-n", "konductor-system", "logs", "-l", "app.kubernetes.io/name=konductor", "--prefix", "--tail=60"], None);
+        let server = self.kubectl(&["-n", SYSTEM, "logs", "-l", "app.kubernetes.io/name=konductor", "--prefix", "--tail=60"], None);
         eprintln!("--- konductor\n{}", String::from_utf8_lossy(&server.stdout));
     }
 }

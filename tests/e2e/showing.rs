@@ -1,0 +1,132 @@
+//! What people see: who holds, who waits for what and behind whom, in the words of kubectl.
+
+use crate::scene::Scene;
+
+const HOLDS: &str = "konductor.io/mutex: db";
+
+/// The fields of an object's line in `kubectl get`.
+fn columns(table: &str, object: &str) -> Vec<String> {
+    let line = table.lines().find(|line| line.split_whitespace().next() == Some(object)).unwrap_or_default();
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_get_shows_who_holds_and_how_many_wait() {
+    let scene = Scene::open("get_shows").await;
+    scene.create_mutex("db");
+    scene.create_semaphore("api", 2);
+    scene.apply(&scene.beating_job("migrate", HOLDS, 600));
+    scene.apply(&scene.beating_pod("caller", "konductor.io/semaphore: api", 600, 0, 0));
+    scene.until_beating("migrate").await;
+    scene.until_beating("caller").await;
+    scene.run(&["wait", "--for=condition=Held", "mutex/db", "--timeout=60s"]);
+    for name in ["second", "third"] {
+        scene.apply(&scene.beating_job(name, HOLDS, 1));
+    }
+    scene
+        .until("the table shows the holder and two that wait", async || {
+            let table = scene.run(&["get", "mutex,sem", "--no-headers"]);
+            let (mutex, semaphore) = (columns(&table, "mutex.konductor.io/db"), columns(&table, "semaphore.konductor.io/api"));
+            mutex.starts_with(&["mutex.konductor.io/db", "Locked", "job/migrate", "2"].map(String::from))
+                && semaphore.iter().any(|field| field == "Ready")
+                && semaphore.iter().any(|field| field == "pod/caller")
+        })
+        .await;
+    let head = scene.run(&["get", "sem"]);
+    for column in ["PERMITS", "USE", "WAITING", "AGE"] {
+        assert!(head.contains(column), "{head}");
+    }
+    let everything = scene.run(&["get", "konductor"]);
+    assert!(everything.contains("mutex.konductor.io/db") && everything.contains("semaphore.konductor.io/api"), "{everything}");
+    assert!(scene.run(&["get", "mtx", "db"]).contains("job/migrate"));
+
+    scene.tell_to_end("migrate");
+    scene.tell_to_end("caller");
+    scene.until_jobs_complete(3).await;
+    scene.run(&["wait", "--for=condition=Held=false", "mutex/db", "--timeout=60s"]);
+    scene
+        .until("the table shows that it is free", async || {
+            columns(&scene.run(&["get", "mutex", "db", "--no-headers"]), "db").get(1).map(String::as_str) == Some("Unlocked")
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_pod_says_for_what_and_behind_whom() {
+    let scene = Scene::open("waiting_says").await;
+    scene.create_mutex("db");
+    scene.apply(&scene.beating_pod("holder", HOLDS, 600, 0, 0));
+    scene.until_beating("holder").await;
+    scene.apply(&scene.beating_pod("waiter", HOLDS, 1, 0, 0));
+    scene.until_waiting("waiter").await;
+    let says = |text: &str| text.contains("waiting for mutex/db") && text.contains("held by pod/holder");
+    scene.until("kubectl describe pod says so", async || says(&scene.run(&["describe", "pod", "waiter"]))).await;
+    scene.until("its log says so", async || says(&scene.run(&["logs", "waiter", "-c", "konductor-acquire"]))).await;
+
+    scene.tell_to_end("holder");
+    scene.until_succeeded("waiter").await;
+    let log = scene.run(&["logs", "waiter", "-c", "konductor-acquire"]);
+    assert!(log.contains("mutex/db") && log.contains(&scene.mutex_token("db").await.to_string()), "it says that it got it: {log}");
+    scene
+        .until("kubectl describe mutex tells the story", async || {
+            let story = scene.run(&["describe", "mutex", "db"]);
+            ["Granted", "granted to pod", "Released", "released by pod/holder"].iter().all(|word| story.contains(word))
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_several_says_which_one_is_missing_now() {
+    let scene = Scene::open("waiting_for_both").await;
+    scene.create_mutex("first");
+    scene.create_mutex("second");
+    for name in ["first", "second"] {
+        scene.apply(&scene.beating_pod(&format!("holds-{name}"), &format!("konductor.io/mutex: {name}"), 600, 0, 0));
+        scene.until_beating(&format!("holds-{name}")).await;
+    }
+    scene.apply(&scene.beating_pod("both", "konductor.io/acquire: 'mutex/second, mutex/first'", 1, 0, 0));
+    let event = |mutex: &str| {
+        let said = format!("waiting for mutex/{mutex}");
+        scene.events("both").iter().any(|event| event.contains(&said) && event.contains(&format!("pod/holds-{mutex}")))
+    };
+    scene.until("it says that it waits for the first", async || event("first")).await;
+    scene.tell_to_end("holds-first");
+    scene.until("it says that it waits for the second", async || event("second")).await;
+    assert_eq!(scene.mutex_holders("first").await, ["both"], "it keeps what it has meanwhile");
+    scene.tell_to_end("holds-second");
+    scene.until_succeeded("both").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_waits_for_a_mutex_that_does_not_exist_yet() {
+    let scene = Scene::open("missing_mutex").await;
+    scene.apply(&scene.beating_pod("early", "konductor.io/mutex: later", 1, 0, 0));
+    scene.until_waiting("early").await;
+    let says = |text: &str| text.contains("mutex/later") && text.contains("does not exist");
+    scene.until("its log says so", async || says(&scene.run(&["logs", "early", "-c", "konductor-acquire"]))).await;
+    scene.until("kubectl describe pod says so", async || says(&scene.run(&["describe", "pod", "early"]))).await;
+    assert!(scene.beats("early").is_empty());
+    scene.create_mutex("later");
+    scene.until_succeeded("early").await;
+    assert!(!scene.beats("early").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_ran_out_says_so() {
+    let scene = Scene::open("timed_out").await;
+    scene.create_mutex("db");
+    scene.apply(&scene.beating_pod("holder", HOLDS, 600, 0, 0));
+    scene.until_beating("holder").await;
+    scene.apply(&scene.beating_pod("hasty", "konductor.io/mutex: db;timeout=0s", 1, 0, 0));
+    scene.apply(&scene.beating_pod("patient", "konductor.io/mutex: db;timeout=5s", 1, 0, 0));
+    for name in ["hasty", "patient"] {
+        scene.until(&format!("{name} fails"), async || scene.phase(name).await.as_deref() == Some("Failed")).await;
+        let log = scene.run(&["logs", name, "-c", "konductor-acquire"]);
+        assert!(log.contains("mutex/db") && log.contains("held by pod/holder"), "{name}: {log}");
+        let pod = scene.pods().get(name).await.unwrap();
+        let steps = pod.status.unwrap().init_container_statuses.unwrap();
+        assert_eq!(steps[0].state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 3, "{name}");
+        assert!(scene.beats(name).is_empty());
+    }
+    assert_eq!(scene.mutex_holders("db").await, ["holder"]);
+}
