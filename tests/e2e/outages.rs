@@ -38,10 +38,18 @@ async fn leader(scene: &Scene) -> Option<Pod> {
     servers(scene).list(&ListParams::default().labels("konductor.io/leader=true")).await.unwrap().items.pop()
 }
 
-/// Waits until both replicas serve, and one of them leads.
+fn all_servers() -> ListParams {
+    ListParams::default().labels("app.kubernetes.io/component=server")
+}
+
+/// Waits until both replicas serve, those before them are gone with their open sessions, and somebody leads.
 async fn until_serving(scene: &Scene) {
     scene.run_in_system(&["rollout", "status", "deployment/konductor", "--timeout=180s"]);
-    scene.until("somebody leads", async || leader(scene).await.is_some()).await;
+    scene
+        .until("two replicas are there, and one leads", async || {
+            servers(scene).list(&all_servers()).await.unwrap().items.len() == 2 && leader(scene).await.is_some()
+        })
+        .await;
 }
 
 /// The processes of `konductor serve` in this Pod, found on the machine: the image has no shell to do it from inside.
@@ -64,7 +72,7 @@ fn signal(pod: &Pod, signal: &str) {
 
 /// How often the containers of konductor have been started anew.
 async fn restarts(scene: &Scene) -> i32 {
-    let pods = servers(scene).list(&ListParams::default().labels("app.kubernetes.io/component=server")).await.unwrap();
+    let pods = servers(scene).list(&all_servers()).await.unwrap();
     let statuses = pods.items.into_iter().filter_map(|pod| pod.status?.container_statuses).flatten();
     statuses.map(|status| status.restart_count).sum()
 }
@@ -76,12 +84,7 @@ impl<'a> Away<'a> {
     async fn take(scene: &'a Scene) -> Self {
         scene.run_in_system(&["scale", "deployment/konductor", "--replicas=0"]);
         let away = Self(scene);
-        scene
-            .until("konductor is gone", async || {
-                let selector = ListParams::default().labels("app.kubernetes.io/component=server");
-                servers(scene).list(&selector).await.unwrap().items.is_empty()
-            })
-            .await;
+        scene.until("konductor is gone", async || servers(scene).list(&all_servers()).await.unwrap().items.is_empty()).await;
         away
     }
 }
