@@ -58,6 +58,11 @@ impl App {
         }
     }
 
+    /// The same under another name.
+    pub fn named(self, name: String) -> Self {
+        Self { name, ..self }
+    }
+
     /// Ends by itself after this long.
     pub fn seconds(self, seconds: u32) -> Self {
         Self { seconds, ..self }

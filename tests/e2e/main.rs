@@ -5,9 +5,13 @@
 
 mod admission;
 mod app;
+mod ends;
 mod https;
 mod identity;
+mod jobs;
 mod limits;
+mod nodes;
+mod order;
 mod outages;
 mod scene;
 mod showing;
