@@ -88,11 +88,6 @@ impl PodFacts {
     pub fn as_ref(&self) -> PodRef {
         PodRef { uid: self.who.uid.clone(), name: self.who.name.clone() }
     }
-
-    /// The UID of the one that holds: its Job's, or its own.
-    pub fn holder_uid(&self) -> &str {
-        self.job.as_ref().map_or(&self.who.uid, |job| &job.uid)
-    }
 }
 
 impl JobFacts {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{Admitted, Holder, HolderKind},
-    rules::{Evidence, Out, Patience, Presence, Request, evidence::AcquireStep},
+    rules::{Evidence, Out, Patience, Presence, Request, Who, evidence::AcquireStep},
 };
 
 /// The facts of one decision.
@@ -76,7 +76,7 @@ pub fn gather(state: &mut State, key: &Key, object: &Object, now: Instant) -> Ga
     }
     let pods: Vec<PodFacts> = state.pods_of.get(key).into_iter().flatten().filter_map(|uid| state.pods.get(uid)).cloned().collect();
     for pod in &pods {
-        if let Some(request) = request(state, key, pod, now, &mut gathered) {
+        if let Some(request) = request(state, key, object, pod, now, &mut gathered) {
             gathered.requests.push(request);
         } else if strayed(state, object, pod) {
             gathered.strays.push(pod.clone());
@@ -141,7 +141,7 @@ fn lost_nodes(state: &State, object: &Object, now: Instant) -> HashSet<String> {
 }
 
 /// The request of a Pod for this primitive, if it is its turn to ask for it.
-fn request(state: &mut State, key: &Key, pod: &PodFacts, now: Instant, gathered: &mut Gathered) -> Option<Request> {
+fn request(state: &mut State, key: &Key, object: &Object, pod: &PodFacts, now: Instant, gathered: &mut Gathered) -> Option<Request> {
     if pod.deleting || pod.ended {
         return None;
     }
@@ -168,9 +168,11 @@ fn request(state: &mut State, key: &Key, pod: &PodFacts, now: Instant, gathered:
     if next != *key {
         return None;
     }
-    let (who, created, shared) = match &pod.job {
-        None => (pod.who.clone(), pod.created, false),
-        Some(owner) => match state.jobs.get(&owner.uid) {
+    let (who, created, shared) = match (&pod.job, admitted_under(object, pod)) {
+        // It asks again for what it was granted.
+        (_, Some(job)) => (job, pod.created, false),
+        (None, None) => (pod.who.clone(), pod.created, false),
+        (Some(owner), None) => match state.jobs.get(&owner.uid) {
             None => {
                 let namespace = pod.who.namespace.clone();
                 gathered.unknown_jobs.push(Unknown { namespace, name: owner.name.clone(), uid: owner.uid.clone() });
@@ -188,7 +190,7 @@ fn request(state: &mut State, key: &Key, pod: &PodFacts, now: Instant, gathered:
         Some(timeout) if timeout.is_zero() => Patience::Now,
         Some(timeout) => created.checked_add(timeout.as_std()).map_or(Patience::Forever, Patience::Until),
     };
-    let under_job = pod.job.as_ref().map(|_| pod.as_ref());
+    let under_job = (who.kind == HolderKind::Job).then(|| pod.as_ref());
     Some(Request { who, pod: under_job, permits: hold.permits, priority: hold.priority, created, presence, patience, shared })
 }
 
@@ -201,13 +203,19 @@ fn strayed(state: &State, object: &Object, pod: &PodFacts) -> bool {
         && token_of(object, pod).is_none()
 }
 
-/// The token that the object shows for a Pod: its own, or the one that it was let in with under its Job's hold.
+/// The token that the object shows for a Pod: its own, or the one that it was let in with under a Job's hold.
 pub fn token_of(object: &Object, pod: &PodFacts) -> Option<i64> {
-    let holder = object.holders().iter().find(|holder| holder.uid == pod.holder_uid())?;
-    match pod.job {
-        None => Some(holder.token),
-        Some(_) => holder.pods.iter().find(|admitted| admitted.uid == pod.uid()).map(|admitted| admitted.token),
-    }
+    object.holders().iter().find_map(|holder| match holder.kind {
+        HolderKind::Pod => (holder.uid == pod.uid()).then_some(holder.token),
+        HolderKind::Job => holder.pods.iter().find(|admitted| admitted.uid == pod.uid()).map(|admitted| admitted.token),
+    })
+}
+
+/// The Job under whose hold a Pod was let in. The Pod itself may not say it any more: `kubectl delete job --cascade=orphan` takes its owner away.
+fn admitted_under(object: &Object, pod: &PodFacts) -> Option<Who> {
+    let holder = object.holders().iter().find(|holder| holder.pods.iter().any(|admitted| admitted.uid == pod.uid()))?;
+    let Holder { kind, namespace, name, uid, .. } = holder.clone();
+    Some(Who { kind, namespace, name, uid })
 }
 
 fn sooner(slot: &mut Option<Instant>, at: Instant) {

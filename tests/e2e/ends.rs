@@ -179,8 +179,8 @@ async fn a_deleted_pod_that_does_not_end_holds_until_it_is_killed() {
 }
 
 /// Whoever deletes by force says that it knows that the Pod does not run any more. Kubernetes forgets the Pod at once, whether it is true or not; its
-/// kubelet ends the containers afterwards, and nothing in the API says when. So the two may run beside each other for a while: only the
-/// fencing token tells them apart.
+/// kubelet ends the containers afterwards (here within two seconds, on a lost node never), and nothing in the API says when. So the two may run
+/// beside each other for a while: only the fencing token tells them apart.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_is_deleted_by_force_is_fenced_off() {
     let scene = Scene::open("deleted_by_force").await;

@@ -85,11 +85,14 @@ impl Drop for SecondNode<'_> {
     }
 }
 
-/// When the app's container of a Pod was started, by its kubelet.
+/// When the app's container of a Pod was started, as soon as its kubelet says so.
 async fn app_started(scene: &Scene, pod: &str) -> Timestamp {
-    let statuses = scene.pods().get(pod).await.unwrap().status.and_then(|status| status.container_statuses).unwrap_or_default();
-    let state = statuses.into_iter().find(|status| status.name == "app").and_then(|status| status.state).unwrap();
-    state.running.and_then(|running| running.started_at).unwrap().0
+    let started = async || {
+        let statuses = scene.pods().get(pod).await.unwrap().status.and_then(|status| status.container_statuses).unwrap_or_default();
+        statuses.into_iter().find(|status| status.name == "app")?.state?.running?.started_at
+    };
+    scene.until(&format!("the kubelet says that {pod} runs"), async || started().await.is_some()).await;
+    started().await.unwrap().0
 }
 
 /// Whoever started, started when the node had been unreachable for the `ttl`. Times are whole seconds: the later one is rounded down by less than one.
