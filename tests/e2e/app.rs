@@ -14,7 +14,7 @@ pub struct App {
     code: u8,
     grace: u32,
     restart: &'static str,
-    memory: Option<&'static str>,
+    limit: Option<(&'static str, &'static str)>,
     job: Value,
     pod: Value,
     beside: Vec<App>,
@@ -51,7 +51,7 @@ impl App {
             code: 0,
             grace: 1,
             restart: "Never",
-            memory: None,
+            limit: None,
             job: json!({ "backoffLimit": 0 }),
             pod: json!({ "terminationGracePeriodSeconds": 60 }),
             beside: Vec::new(),
@@ -82,9 +82,9 @@ impl App {
         Self { restart, ..self }
     }
 
-    /// With this limit, which it exceeds when it is told to end with `oom`.
-    pub fn memory(self, memory: &'static str) -> Self {
-        Self { memory: Some(memory), ..self }
+    /// With this limit. It exceeds that of memory when it is told to end with `oom`.
+    pub fn limit(self, resource: &'static str, amount: &'static str) -> Self {
+        Self { limit: Some((resource, amount)), ..self }
     }
 
     /// Sets a field of the Pod's spec.
@@ -125,7 +125,7 @@ impl App {
         format!("apiVersion: batch/v1\nkind: Job\nmetadata: {{name: {}, annotations: {{{annotations}}}}}\nspec: {spec}\n---\n", self.name)
     }
 
-    pub fn pod_spec(&self) -> Value {
+    fn pod_spec(&self) -> Value {
         let mut spec = self.pod.clone();
         spec["restartPolicy"] = self.restart.into();
         let mut containers = vec![self.container("app")];
@@ -160,8 +160,8 @@ impl App {
             "command": ["sh", "-c", script],
             "volumeMounts": [{ "name": "beats", "mountPath": "/beats" }],
         });
-        if let Some(memory) = self.memory {
-            container["resources"] = json!({ "limits": { "memory": memory } });
+        if let Some((resource, amount)) = self.limit {
+            container["resources"] = json!({ "limits": { resource: amount } });
         }
         container
     }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use konductor::api::HolderKind;
 use kube::api::EvictParams;
+use serde_json::json;
 
 use crate::{
     app::{App, Run},
@@ -146,13 +147,49 @@ async fn a_hold_ends_when_the_app_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_ends_when_the_app_is_killed_for_its_memory() {
-    ends_by_itself("app_is_oom_killed", "oom", |app| app.memory("24Mi")).await;
+    ends_by_itself("app_is_oom_killed", "oom", |app| app.limit("memory", "24Mi")).await;
+}
+
+/// An app whose init container fails: it never starts, and never will.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_ends_when_the_app_can_not_start() {
+    let scene = Scene::open("never_starts").await;
+    for case in PODS {
+        scene.create_mutex(&case.mutex());
+        let wait_to_fail = format!("while [ ! -e /beats/{}.end ]; do usleep 50000; done; exit 1", case.holder());
+        let init = json!([{
+            "name": "prepare", "image": "konductor.local/busybox:1", "command": ["sh", "-c", wait_to_fail],
+            "volumeMounts": [{ "name": "beats", "mountPath": "/beats" }],
+        }]);
+        scene.apply(&scene.app(&case.holder()).pod_field("initContainers", init).as_pod(&case.annotations()));
+        scene.until_mutex_held_by(&case.mutex(), &case.holder()).await;
+        scene.apply(&scene.app(&case.next()).as_pod(&case.annotations()));
+    }
+    for case in PODS {
+        scene.until_waiting(&case.next()).await;
+        assert_eq!(scene.mutex_holders(&case.mutex()).await, [case.holder()], "{case}");
+        scene.end(&case.holder(), "");
+    }
+    for case in PODS {
+        scene.until_beating(&case.next()).await;
+        assert!(scene.beats(&case.holder()).is_empty());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_pod_holds_until_its_grace_period_is_used() {
-    let scene = Scene::open("grace_period").await;
-    queues(&scene, PODS, |app| app.grace(55)).await;
+    deleted("grace_period", "Never").await;
+}
+
+/// As the Pods of a Deployment: an ended container would be started again, if it were not for the deletion.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_pod_that_restarts_for_ever_holds_until_its_grace_period_is_used() {
+    deleted("grace_period_always", "Always").await;
+}
+
+async fn deleted(test: &str, restart: &'static str) {
+    let scene = Scene::open(test).await;
+    queues(&scene, PODS, |app| app.grace(55).restart(restart)).await;
     for case in PODS {
         scene.run(&["delete", "pod", &case.holder(), "--wait=false"]);
         still_held(&scene, *case).await;
@@ -204,6 +241,40 @@ async fn an_evicted_pod_holds_until_it_has_ended() {
     }
     for case in PODS {
         handed_over(&scene, *case).await;
+    }
+}
+
+/// The kubelet ends the Pod, and gives it its grace period.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_past_its_deadline_holds_until_it_has_ended() {
+    let scene = Scene::open("pod_deadline").await;
+    queues(&scene, PODS, |app| app.grace(55)).await;
+    for case in PODS {
+        scene.run(&["patch", "pod", &case.holder(), "-p", r#"{"spec": {"activeDeadlineSeconds": 1}}"#]);
+        scene
+            .until("the kubelet has said so", async || {
+                scene.events(&case.holder()).iter().any(|event| event.starts_with("DeadlineExceeded"))
+            })
+            .await;
+        still_held(&scene, *case).await;
+        scene.end(&case.holder(), "0");
+    }
+    for case in PODS {
+        handed_over(&scene, *case).await;
+    }
+}
+
+/// The kubelet ends a Pod that fills its disk at once, with no grace.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_its_node_evicts_holds_until_it_has_ended() {
+    let scene = Scene::open("evicted_by_node").await;
+    queues(&scene, PODS, |app| app.grace(55).limit("ephemeral-storage", "1Mi")).await;
+    for case in PODS {
+        scene.run(&["exec", &case.holder(), "-c", "app", "--", "dd", "if=/dev/zero", "of=/tmp/full", "bs=1M", "count=8"]);
+    }
+    for case in PODS {
+        handed_over(&scene, *case).await;
+        assert_eq!(scene.run(&["get", "pod", &case.holder(), "-o", "jsonpath={.status.reason}"]), "Evicted");
     }
 }
 

@@ -169,3 +169,41 @@ async fn the_pods_of_a_parallel_job_share_its_hold() {
         handed_over(&scene, *case).await;
     }
 }
+
+/// The Job holds already; a Mutex that is being deleted keeps out newcomers only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_retries_under_a_mutex_that_is_being_deleted() {
+    let scene = Scene::open("retry_while_deleting").await;
+    queues(&scene, JOBS, |app| app.job_field("backoffLimit", json!(2))).await;
+    for case in JOBS {
+        scene.run(&["delete", "mutex", &case.mutex(), "--wait=false"]);
+        scene.end(&case.holder(), "1");
+    }
+    for case in JOBS {
+        scene.until(&format!("{case}: a second try runs"), async || scene.runs(&case.holder()).len() == 2).await;
+        still_held(&scene, *case).await;
+        one_after_the_other(&scene.runs(&case.holder()));
+        scene.end(&case.holder(), "0");
+        scene.until("the Mutex is gone", async || scene.mutexes().get_opt(&case.mutex()).await.unwrap().is_none()).await;
+        assert!(scene.beats(&case.next()).is_empty());
+    }
+}
+
+/// The replacement starts when the first one's containers have ended or Kubernetes has forgotten them; see
+/// `a_pod_that_is_deleted_by_force_is_fenced_off`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_replacement_of_a_pod_that_is_deleted_by_force_has_a_larger_token() {
+    let scene = Scene::open("replacement_forced").await;
+    queues(&scene, JOBS, |app| app.job_field("backoffLimit", json!(3))).await;
+    for case in JOBS {
+        scene.run(&["delete", "pods", "-l", &format!("job-name={}", case.holder()), "--force", "--grace-period=0"]);
+    }
+    for case in JOBS {
+        scene.until(&format!("{case}: the replacement runs"), async || scene.runs(&case.holder()).len() == 2).await;
+        still_held(&scene, *case).await;
+        let runs = scene.runs(&case.holder());
+        assert!(runs[0].token < runs[1].token, "{runs:?}");
+        scene.end(&case.holder(), "0");
+        handed_over(&scene, *case).await;
+    }
+}

@@ -79,6 +79,67 @@ async fn a_wide_request_is_not_starved_by_narrow_ones() {
     assert!(first.1 <= wide.0 && wide.1 <= narrow.0 && wide.1 <= narrow_2.0, "{first:?} {wide:?} {narrow:?} {narrow_2:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_gives_up_waiting_holds_nobody_up() {
+    let scene = Scene::open("gives_up").await;
+    scene.create_mutex("turn");
+    let lock = "konductor.io/mutex: turn";
+    scene.apply(&scene.app(FIRST).as_pod(lock));
+    scene.until_beating(FIRST).await;
+    line_up(&scene, &[("gives-up", lock), ("second", lock)]).await;
+    scene.run(&["delete", "pod", "gives-up", "--wait=false"]);
+    scene.end(FIRST, "0");
+    assert_eq!(took_turns(&scene, &[FIRST, "second"]).await, [FIRST, "second"]);
+    scene.until("it is gone", async || scene.pods().get_opt("gives-up").await.unwrap().is_none()).await;
+    assert!(scene.beats("gives-up").is_empty());
+    scene.until_mutex_free("turn").await;
+}
+
+/// Each Pod names the same two in another order.
+#[tokio::test(flavor = "multi_thread")]
+async fn holds_of_several_are_taken_in_one_order_and_all_end() {
+    let scene = Scene::open("several_holds").await;
+    scene.create_mutex("left");
+    scene.apply("apiVersion: konductor.io/v1\nkind: Semaphore\nmetadata: {name: right}\nspec: {permits: 1}\n");
+    let names: Vec<String> = (0..8).map(|n| format!("pod-{n}")).collect();
+    let orders = ["mutex/left, semaphore/right", "semaphore/right, mutex/left"];
+    let pods: Vec<String> = names
+        .iter()
+        .zip(orders.iter().cycle())
+        .map(|(name, order)| scene.app(name).seconds(1).as_pod(&format!("konductor.io/acquire: '{order}'")))
+        .collect();
+    scene.apply(&pods.concat());
+    scene.until("all have run", async || finished(&scene).await == names.len()).await;
+    assert_eq!(scene.most_at_once(&names), 1);
+    scene.until_mutex_free("left").await;
+    scene.until("the permit is back", async || scene.semaphores().get("right").await.unwrap().status.unwrap().in_use == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permits_that_are_added_let_the_next_ones_in_and_permits_that_are_taken_throw_nobody_out() {
+    let scene = Scene::open("permits_change").await;
+    scene.apply("apiVersion: konductor.io/v1\nkind: Semaphore\nmetadata: {name: room}\nspec: {permits: 0}\n");
+    let permits = |permits: i32| {
+        scene.run(&["patch", "semaphore", "room", "--type=merge", "-p", &format!("{{\"spec\": {{\"permits\": {permits}}}}}")])
+    };
+    for name in ["a", "b", "c"] {
+        scene.apply(&scene.app(name).as_pod("konductor.io/semaphore: room"));
+        scene.until_waiting(name).await;
+    }
+    permits(2);
+    scene.until_beating("a").await;
+    scene.until_beating("b").await;
+    assert!(scene.beats("c").is_empty());
+    permits(1);
+    scene.end("a", "0");
+    scene.until("one has left", async || scene.semaphores().get("room").await.unwrap().status.unwrap().in_use == 1).await;
+    scene.until_beats_on("b").await;
+    assert!(scene.beats("c").is_empty(), "one of one is still held");
+    scene.end("b", "0");
+    scene.until_beating("c").await;
+    assert!(scene.ran("b").unwrap().1 <= scene.ran("c").unwrap().0);
+}
+
 /// The end of a Pod's acquire step, once the Pod has failed.
 async fn failed_to_acquire(scene: &Scene, name: &str) -> ContainerStateTerminated {
     let status = async || scene.pods().get(name).await.unwrap().status.unwrap_or_default();

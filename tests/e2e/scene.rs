@@ -163,12 +163,6 @@ impl Scene {
         self.apply(&format!("apiVersion: konductor.io/v1\nkind: Semaphore\nmetadata: {{name: {name}}}\nspec: {{permits: {permits}}}\n"));
     }
 
-    /// The pod spec of a workload that beats: it writes `NAME` and the time every few hundredths of a second, for `seconds`, then exits with `code`.
-    /// On SIGTERM it goes on beating for `grace` seconds, so that a grace period is really used. [`Scene::tell_to_end`] ends it earlier.
-    pub fn beating(&self, name: &str, seconds: u32, code: u8, grace: u32, restart: &'static str) -> String {
-        self.app(name).seconds(seconds).code(code).grace(grace).restart(restart).pod_spec().to_string()
-    }
-
     /// A Job with these annotations whose Pod beats.
     pub fn beating_job(&self, name: &str, annotations: &str, seconds: u32) -> String {
         self.app(name).seconds(seconds).as_job(annotations)
