@@ -68,17 +68,17 @@ pub enum Suspect {
     },
 }
 
-/// Gathers the facts for a decision about `object`.
-pub fn gather(state: &mut State, key: &Key, object: &Object, now: Instant) -> Gathered {
+/// Gathers the facts for a decision about `object`; without one, who asks for it.
+pub fn gather(state: &mut State, key: &Key, object: Option<&Object>, now: Instant) -> Gathered {
     let mut gathered = Gathered::default();
-    for holder in object.holders() {
+    for (object, holder) in object.into_iter().flat_map(|object| object.holders().iter().map(move |holder| (object, holder))) {
         examine(state, object, holder, now, &mut gathered);
     }
     let pods: Vec<PodFacts> = state.pods_of.get(key).into_iter().flatten().filter_map(|uid| state.pods.get(uid)).cloned().collect();
     for pod in &pods {
         if let Some(request) = request(state, key, object, pod, now, &mut gathered) {
             gathered.requests.push(request);
-        } else if strayed(state, object, pod) {
+        } else if object.is_some_and(|object| strayed(state, object, pod)) {
             gathered.strays.push(pod.clone());
         }
     }
@@ -141,7 +141,14 @@ fn lost_nodes(state: &State, object: &Object, now: Instant) -> HashSet<String> {
 }
 
 /// The request of a Pod for this primitive, if it is its turn to ask for it.
-fn request(state: &mut State, key: &Key, object: &Object, pod: &PodFacts, now: Instant, gathered: &mut Gathered) -> Option<Request> {
+fn request(
+    state: &mut State,
+    key: &Key,
+    object: Option<&Object>,
+    pod: &PodFacts,
+    now: Instant,
+    gathered: &mut Gathered,
+) -> Option<Request> {
     if pod.deleting || pod.ended {
         return None;
     }
@@ -168,7 +175,7 @@ fn request(state: &mut State, key: &Key, object: &Object, pod: &PodFacts, now: I
     if next != *key {
         return None;
     }
-    let (who, created, shared) = match (&pod.job, admitted_under(object, pod)) {
+    let (who, created, shared) = match (&pod.job, object.and_then(|object| admitted_under(object, pod))) {
         // It asks again for what it was granted.
         (_, Some(job)) => (job, pod.created, false),
         (None, None) => (pod.who.clone(), pod.created, false),

@@ -18,6 +18,7 @@ pub mod object;
 mod sources;
 mod store;
 mod turn;
+mod words;
 pub mod world;
 
 use std::{
@@ -190,13 +191,13 @@ impl Context {
     /// Whether a Pod holds all that its annotations say, by live reads.
     pub async fn verify(&self, pod: &PodFacts) -> Result<Verified, kube::Error> {
         let mut tokens = Vec::new();
-        for (key, hold) in pod.holds() {
+        for (key, _) in pod.holds() {
             let object = self.store.get(&key).await?;
             match object.and_then(|object| gather::token_of(&object, pod)) {
-                Some(token) => tokens.push(Token { target: hold.target.to_string(), token }),
+                Some(token) => tokens.push(Token { target: key.seen_from(&pod.who.namespace), token }),
                 None => {
+                    let message = Some(format!("this Pod does not hold {}", key.seen_from(&pod.who.namespace)));
                     self.world.update(|state| state.dirty.insert(key));
-                    let message = Some(format!("this Pod does not hold {}", hold.target));
                     return Ok(Verified { held: false, tokens: Vec::new(), message });
                 }
             }

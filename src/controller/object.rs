@@ -25,6 +25,14 @@ pub struct Key {
     pub name: String,
 }
 
+impl Key {
+    /// What people of this namespace call it: `mutex/db`, or `mutex/shop/db` where it is another one's.
+    pub fn seen_from(&self, namespace: &str) -> String {
+        let Self { kind, namespace: own, name } = self;
+        if own == namespace { format!("{kind}/{name}") } else { format!("{kind}/{own}/{name}") }
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}/{}/{}", self.kind, self.namespace, self.name)

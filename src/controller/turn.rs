@@ -9,17 +9,18 @@ use super::{
     events::Note,
     facts::PodFacts,
     gather::{self, Gathered},
-    object::{self, Key, NextStatus, Object},
+    object::{Key, NextStatus, Object},
     store::WriteError,
+    words,
     world::State,
 };
 use crate::{
     api::Holder,
     coordinator::{
         protocol::{Reason, Token},
-        session::{Place, Session},
+        session::Place,
     },
-    rules::{self, Decision, Evidence, Out, Refused, Who, Why},
+    rules::{self, Decision, Evidence, Out, Primitive, Queued, Refusal, Who},
 };
 
 /// A changed number of waiters is written along with other changes, else this long after the last write.
@@ -45,13 +46,11 @@ pub enum TurnError {
 
 /// Looks at a primitive and does all that can be done for it now.
 pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
-    let Some(mut object) = context.world.lock().objects.get(key).cloned() else {
-        context.world.update(|state| tell_missing(state, key));
-        return Ok(());
-    };
+    let known = context.world.lock().objects.get(key).cloned();
+    let Some(mut object) = known else { return missing(context, key).await };
     let mut live = false;
     for _ in 0..MOST_ATTEMPTS {
-        let gathered = gather(context, key, &object).await?;
+        let gathered = gather(context, key, Some(&object)).await?;
         if !live && !gathered.strays.is_empty() {
             object = match context.store.get(key).await? {
                 Some(object) => object,
@@ -97,7 +96,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
 }
 
 /// The facts, after looking for the Jobs that were missing from the picture.
-async fn gather(context: &Context, key: &Key, object: &Object) -> Result<Gathered, TurnError> {
+async fn gather(context: &Context, key: &Key, object: Option<&Object>) -> Result<Gathered, TurnError> {
     let gather = |state: &mut State| gather::gather(state, key, object, Instant::now());
     let gathered = gather(&mut context.world.lock());
     if gathered.unknown_jobs.is_empty() {
@@ -197,7 +196,6 @@ fn gone(context: &Context, key: &Key) -> Result<(), TurnError> {
 
 /// Tells everybody what the turn means for them, and sets the alarms for the next one. Says whether the finalizer may go now.
 fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decision: Decision, gathered: &Gathered, now: Timestamp) -> bool {
-    let name = format!("{}/{}", key.kind, key.name);
     log(key, &decision);
     for release in &decision.released {
         let holder = holder_text(&release.holder);
@@ -217,26 +215,55 @@ fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decisio
         for grant in &decision.granted {
             confirm(state, key, &grant.asker, grant.token);
         }
-        for refusal in &decision.refused {
-            state.tell(&refusal.asker, refused(&name, refusal.why, after));
-        }
-        for impostor in &gathered.impostors {
-            let message = "denied: the Job of this Pod is over, or its annotations differ from the Pod's".to_owned();
-            state.tell(impostor, Place::Refused { reason: Reason::Denied, message });
-        }
-        let summary = object::summary(after.holders(), &key.namespace);
-        for (index, queued) in decision.queue.iter().enumerate() {
-            let text = place_text(&name, index + 1, decision.queue.len(), queued.why, summary.as_deref(), after);
-            let first_time = state.sessions.get(&queued.asker).is_some_and(Session::is_new);
-            if let Some(pod) = state.pods.get(&queued.asker).filter(|_| first_time) {
-                context.events.publish_pod(pod, Note::normal("Waiting", text.clone()));
-            }
-            state.tell(&queued.asker, Place::Waiting(text));
-        }
-        set_alarms(state, key, after, &decision, gathered, now);
+        tell(context, state, key, Some(after), &decision, &gathered.impostors);
+        set_alarms(state, key, &decision, gathered, now);
+        watch_finalizer(state, key, after, &decision, now);
         forget_gone(state, before, after);
         idle(state, key, after, &decision, now)
     })
+}
+
+/// Tells those who wait where they stand, and those who will not hold why.
+fn tell(context: &Context, state: &mut State, key: &Key, object: Option<&Object>, decision: &Decision, impostors: &[String]) {
+    let State { pods, sessions, .. } = state;
+    for Refusal { asker, why } in &decision.refused {
+        if let (Some(pod), Some(session)) = (pods.get(asker), sessions.get(asker)) {
+            session.tell(words::refused(key, object, *why, &pod.who.namespace));
+        }
+    }
+    for impostor in impostors {
+        let message = "denied: the Job of this Pod is over, or its annotations differ from the Pod's".to_owned();
+        state.tell(impostor, Place::Refused { reason: Reason::Denied, message });
+    }
+    let State { pods, sessions, .. } = state;
+    let holders = words::Holders::of(object);
+    for (index, Queued { asker, why }) in decision.queue.iter().enumerate() {
+        let (Some(pod), Some(session)) = (pods.get(asker), sessions.get_mut(asker)) else { continue };
+        let text = words::waiting(key, object, &holders, *why, (index + 1, decision.queue.len()), &pod.who.namespace);
+        if session.is_news(key, object.is_some()) {
+            context.events.publish_pod(pod, Note::normal("Waiting", text.clone()));
+        }
+        session.tell(Place::Waiting(text));
+    }
+}
+
+/// There is no such primitive: whoever asks for it waits until there is one, or as long as its patience lasts.
+async fn missing(context: &Context, key: &Key) -> Result<(), TurnError> {
+    let gathered = gather(context, key, None).await?;
+    let now = context.clock.now();
+    let decision = rules::decide(&Primitive::missing(&key.namespace), &gathered.requests, &[], now);
+    if !decision.refused.is_empty()
+        && let Some(object) = context.store.get(key).await?
+    {
+        // It was made just now.
+        context.world.update(|state| state.put_object(object));
+        return Ok(());
+    }
+    context.world.update(|state| {
+        tell(context, state, key, None, &decision, &gathered.impostors);
+        set_alarms(state, key, &decision, &gathered, now);
+    });
+    Ok(())
 }
 
 /// Adds a confirmed hold to a session; when it has all that its Pod asks for, the Pod may go.
@@ -246,7 +273,7 @@ fn confirm(state: &mut State, key: &Key, asker: &str, token: i64) {
     session.confirmed.insert(key.clone(), token);
     let tokens: Option<Vec<Token>> = pod
         .holds()
-        .map(|(key, hold)| session.confirmed.get(&key).map(|token| Token { target: hold.target.to_string(), token: *token }))
+        .map(|(key, _)| session.confirmed.get(&key).map(|token| Token { target: key.seen_from(&pod.who.namespace), token: *token }))
         .collect();
     match tokens {
         Some(tokens) => session.tell(Place::Granted(tokens)),
@@ -255,22 +282,28 @@ fn confirm(state: &mut State, key: &Key, asker: &str, token: i64) {
 }
 
 /// When the same primitive needs a turn although nothing happens to it.
-fn set_alarms(state: &mut State, key: &Key, after: &Object, decision: &Decision, gathered: &Gathered, now: Timestamp) {
-    let from_now = |at: Timestamp| {
-        let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
-        Instant::now() + wait + Duration::from_millis(20)
-    };
+fn set_alarms(state: &mut State, key: &Key, decision: &Decision, gathered: &Gathered, now: Timestamp) {
     if let Some(at) = decision.again_at {
-        state.alarm(key, from_now(at));
+        state.alarm(key, from_now(at, now));
     }
     if let Some(at) = gathered.again {
         state.alarm(key, at);
     }
+}
+
+/// A finalizer that nobody needs is looked at again.
+fn watch_finalizer(state: &mut State, key: &Key, after: &Object, decision: &Decision, now: Timestamp) {
     if after.holders().is_empty() && after.has_finalizer() {
         let ahead = Timestamp::from_millisecond(decision.last_token).unwrap_or(now);
-        let at = if after.deleting() { from_now(ahead.max(now)) } else { Instant::now() + IDLE_AFTER };
+        let at = if after.deleting() { from_now(ahead.max(now), now) } else { Instant::now() + IDLE_AFTER };
         state.alarm(key, at);
     }
+}
+
+/// A moment of the API server's clock on ours; a little later, since that one is a lower bound.
+fn from_now(at: Timestamp, now: Timestamp) -> Instant {
+    let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+    Instant::now() + wait + Duration::from_millis(20)
 }
 
 /// Whether the finalizer may go now: nobody holds or waits, for a while unless the object is being deleted; and its tokens are not ahead of the
@@ -323,49 +356,6 @@ async fn end_strays(context: &Context, object: &Object, strays: &[PodFacts]) -> 
         context.delete_pod(&pod).await?;
     }
     Ok(())
-}
-
-/// Tells those who wait for a primitive that there is none yet.
-fn tell_missing(state: &mut State, key: &Key) {
-    let waiting: Vec<String> = state.pods_of.get(key).into_iter().flatten().cloned().collect();
-    for uid in waiting {
-        let Some(pod) = state.pods.get(&uid) else { continue };
-        let next = state.sessions.get(&uid).and_then(|session| pod.holds().find(|(key, _)| !session.confirmed.contains_key(key)));
-        if next.is_some_and(|(next, _)| next == *key) {
-            state.tell(
-                &uid,
-                Place::Waiting(format!("waiting for {}/{} in namespace {}, which does not exist yet", key.kind, key.name, key.namespace)),
-            );
-        }
-    }
-}
-
-fn refused(name: &str, why: Refused, object: &Object) -> Place {
-    let held = object::summary(object.holders(), &object.key().namespace).map_or(String::new(), |holders| format!("; held by {holders}"));
-    let (reason, message) = match why {
-        Refused::TimedOut => (Reason::TimedOut, format!("timed out waiting for {name}{held}")),
-        Refused::NotFree => (Reason::TimedOut, format!("{name} is not free, and timeout=0s says not to wait{held}")),
-        Refused::NotAllowed => {
-            let namespace = object.key().namespace;
-            (
-                Reason::Denied,
-                format!("denied: {name} in namespace {namespace} does not list this Pod's namespace in spec.allowedNamespaces"),
-            )
-        }
-    };
-    Place::Refused { reason, message }
-}
-
-fn place_text(name: &str, position: usize, of: usize, why: Why, holders: Option<&str>, object: &Object) -> String {
-    let held = holders.map_or_else(|| "nobody holds it".to_owned(), |holders| format!("held by {holders}"));
-    match why {
-        Why::InLine | Why::TooYoung | Why::Away => format!("waiting for {name}: {position} of {of} in line, {held}"),
-        Why::TooWide => {
-            format!("waiting for {name}: asks for more than its {} permits; others go first until there are more", object.capacity())
-        }
-        Why::Predecessor => format!("waiting for {name}: its Job holds it, and another Pod of the Job can still run"),
-        Why::Deleting => format!("waiting for {name}: it is being deleted ({held}); a new one of that name will do"),
-    }
 }
 
 fn who_of(holder: &Holder) -> Who {

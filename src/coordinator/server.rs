@@ -91,15 +91,18 @@ impl Coordinator {
         if pod.who.namespace != namespace || pod.who.name != name {
             return Err(Refusal(StatusCode::FORBIDDEN, "the token names another Pod than its UID belongs to".to_owned()));
         }
+        if pod.plan.is_none() {
+            return Err(Refusal(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "the annotations of this Pod ask for nothing that konductor has".to_owned(),
+            ));
+        }
         Ok((context, pod))
     }
 }
 
 async fn acquire(State(coordinator): State<Arc<Coordinator>>, headers: HeaderMap) -> Result<Response, Refusal> {
     let (context, pod) = coordinator.caller(&headers).await?;
-    if pod.plan.is_none() {
-        return Err(Refusal(StatusCode::UNPROCESSABLE_ENTITY, "the annotations of this Pod ask for nothing that konductor has".to_owned()));
-    }
     let (guard, place) = context.open_session(&pod);
     let mut beat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -36,6 +36,8 @@ pub struct Session {
     pub id: u64,
     /// Holds that were confirmed to this session, by our own write or a live read since it opened.
     pub confirmed: BTreeMap<Key, i64>,
+    /// What its Pod was last said to wait for, in an Event, and whether that existed.
+    announced: Option<(Key, bool)>,
     place: watch::Sender<Place>,
 }
 
@@ -44,12 +46,16 @@ impl Session {
     pub fn open() -> (Self, watch::Receiver<Place>) {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (place, receiver) = watch::channel(Place::default());
-        (Self { id: NEXT.fetch_add(1, Ordering::Relaxed), confirmed: BTreeMap::new(), place }, receiver)
+        (Self { id: NEXT.fetch_add(1, Ordering::Relaxed), confirmed: BTreeMap::new(), announced: None, place }, receiver)
     }
 
-    /// Whether it was told anything yet.
-    pub fn is_new(&self) -> bool {
-        *self.place.borrow() == Place::Unknown
+    /// Whether it is news that the Pod waits for this primitive, which exists or does not. Its place in line is none.
+    pub fn is_news(&mut self, key: &Key, exists: bool) -> bool {
+        if self.announced.as_ref().is_some_and(|(known, existed)| known == key && *existed == exists) {
+            return false;
+        }
+        self.announced = Some((key.clone(), exists));
+        true
     }
 
     /// Says where the Pod stands. A place in line that merely moved is not pushed: the next heartbeat carries it, so that a long queue that moves

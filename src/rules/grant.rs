@@ -28,6 +28,21 @@ pub struct Primitive {
     pub last_token: i64,
 }
 
+impl Primitive {
+    /// Stands for one that does not exist: nobody gets in, and who is not patient is refused as ever.
+    pub fn missing(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            allowed_namespaces: vec!["*".to_owned()],
+            capacity: i32::MAX,
+            created: Timestamp::UNIX_EPOCH,
+            deleting: true,
+            holders: Vec::new(),
+            last_token: 0,
+        }
+    }
+}
+
 /// What comes out: the next holders and token counter, and what happened on the way there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decision {

@@ -144,8 +144,9 @@ async fn a_primitive_of_another_namespace_must_allow_it() {
     let end = step.state.unwrap().terminated.unwrap();
     assert_eq!(end.exit_code, 4);
     let log = guest.run(&["logs", "denied", "-c", "konductor-acquire"]);
+    let closed = format!("mutex/{}/closed", owner.namespace);
     for said in [log, end.message.unwrap_or_default()] {
-        assert!(said.contains("mutex/closed") && said.contains("allowedNamespaces"), "says why: {said}");
+        assert!(said.contains(&closed) && said.contains("allowedNamespaces"), "says why: {said}");
     }
     assert!(guest.beats("denied").is_empty(), "its app never ran");
     assert_eq!(owner.mutex_token("closed").await, 0, "it was never granted");

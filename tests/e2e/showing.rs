@@ -66,7 +66,7 @@ async fn a_waiting_pod_says_for_what_and_behind_whom() {
     scene.tell_to_end("holder");
     scene.until_succeeded("waiter").await;
     let log = scene.run(&["logs", "waiter", "-c", "konductor-acquire"]);
-    assert!(log.contains("mutex/db") && log.contains(&scene.mutex_token("db").await.to_string()), "it says that it got it: {log}");
+    assert!(log.contains("holds mutex/db,") && log.contains(&scene.mutex_token("db").await.to_string()), "it says that it got it: {log}");
     scene
         .until("kubectl describe mutex tells the story", async || {
             let story = scene.run(&["describe", "mutex", "db"]);
@@ -129,4 +129,18 @@ async fn a_wait_that_ran_out_says_so() {
         assert!(scene.beats(name).is_empty());
     }
     assert_eq!(scene.mutex_holders("db").await, ["holder"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_for_what_does_not_exist_runs_out_too() {
+    let scene = Scene::open("timed_out_missing").await;
+    scene.apply(&scene.beating_pod("hasty", "konductor.io/mutex: later;timeout=0s", 1, 0, 0));
+    scene.apply(&scene.beating_pod("patient", "konductor.io/mutex: later;timeout=8s", 1, 0, 0));
+    scene.apply(&scene.beating_job("job", "konductor.io/mutex: later;timeout=8s", 1));
+    for name in ["hasty", "patient"] {
+        scene.until(&format!("{name} fails"), async || scene.phase(name).await.as_deref() == Some("Failed")).await;
+        let log = scene.run(&["logs", name, "-c", "konductor-acquire"]);
+        assert!(log.contains("mutex/later, which does not exist"), "{name}: {log}");
+    }
+    scene.until("the Job fails", async || scene.jobs_with("Failed").await == 1).await;
 }

@@ -112,6 +112,11 @@ impl Contents {
         Self { leaf, bundle, issuer, next }
     }
 
+    /// Whether a leaf can be served, and the next one signed.
+    pub fn is_whole(&self) -> bool {
+        self.leaf.is_ok() && self.issuer.is_ok()
+    }
+
     /// The bundle as PEM: what clients are to trust.
     pub fn bundle_pem(&self) -> String {
         self.bundle.iter().map(|ca| ca.pem.as_str()).collect()

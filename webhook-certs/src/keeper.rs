@@ -195,6 +195,8 @@ struct Keeper {
     validating: Api<ValidatingWebhookConfiguration>,
     settings: Settings,
     certificates: Certificates,
+    /// What the Secret last held when nothing of it was missing: should it be deleted, its CA goes on.
+    kept: Option<Data>,
     /// The bundle that every configuration was last seen to carry, and since when they do.
     published: Option<(String, Timestamp)>,
 }
@@ -207,6 +209,7 @@ impl Keeper {
             validating: Api::all(client),
             settings,
             certificates,
+            kept: None,
             published: None,
         }
     }
@@ -217,9 +220,12 @@ impl Keeper {
         for _ in 0..MOST_STEPS {
             let configurations = self.read_configurations().await;
             let secret = self.read_secret().await?;
-            let data = secret.as_ref().and_then(|secret| secret.data.clone()).unwrap_or_default();
-            let contents = Contents::read(&data);
+            let mut data = secret.as_ref().and_then(|secret| secret.data.clone()).unwrap_or_default();
+            let mut contents = Contents::read(&data);
             self.check(secret.as_ref(), &contents)?;
+            if contents.is_whole() {
+                self.kept = Some(data.clone());
+            }
 
             self.certificates.adopt(&contents);
             let published = self.publish(configurations, &contents.bundle_pem()).await;
@@ -232,7 +238,19 @@ impl Keeper {
 
             let now = Timestamp::now();
             let published_since = self.published.as_ref().map(|(_, since)| *since);
-            let step = next_step(&contents.facts(&self.settings.dns_names), published_since, now, &self.settings.policy);
+            let step_for =
+                |contents: &Contents| next_step(&contents.facts(&self.settings.dns_names), published_since, now, &self.settings.policy);
+            let mut step = step_for(&contents);
+            if step == Step::CreateAll
+                && let Some(kept) = &self.kept
+            {
+                // Somebody deleted the Secret, or emptied it. Clients know its CA and no other, some of them for as long as they live: a new
+                // leaf is what that can mean at most. (A new CA comes to whoever deletes the Secret while no replica runs.)
+                let kept_contents = Contents::read(kept);
+                if step_for(&kept_contents) != Step::CreateAll {
+                    (data, contents, step) = (kept.clone(), kept_contents, Step::RenewLeaf);
+                }
+            }
             if let Step::Wait { until } = step {
                 // Only now: a configuration that cannot be written must not keep a leaf from being renewed.
                 return published.map(|()| until);

@@ -18,6 +18,8 @@
 //! - [`configurations`] puts the bundle where the API server reads it.
 //! - [`keeper`] does the reading and writing.
 //!
+//! A Secret that is deleted while a replica runs comes back with its CA and a new leaf: clients could not follow to another CA at once.
+//!
 //! Everything that the rotation needs to know is in the certificates themselves: there is no annotation that could disagree with them.
 
 pub mod authority;

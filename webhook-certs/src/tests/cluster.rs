@@ -54,6 +54,16 @@ impl Cluster {
         self.store(path, object, "MODIFIED");
     }
 
+    /// Deletes as somebody else would.
+    pub fn delete(&self, path: &str) {
+        let version = *self.0.version.borrow() + 1;
+        let mut inner = self.0.inner.lock().unwrap();
+        let object = inner.objects.remove(path).unwrap();
+        inner.events.push((version, path.to_owned(), json!({"type": "DELETED", "object": object})));
+        drop(inner);
+        self.0.version.send_replace(version);
+    }
+
     pub fn requests(&self, method: &str) -> usize {
         self.0.inner.lock().unwrap().requests.iter().filter(|request| request.starts_with(method)).count()
     }

@@ -153,6 +153,27 @@ async fn a_broken_leaf_is_renewed_by_the_same_ca_and_served_by_every_replica() {
 }
 
 #[tokio::test]
+async fn a_deleted_secret_comes_back_with_its_ca_and_a_new_leaf() {
+    let cluster = with_configurations();
+    let replicas = [start(&cluster, settings()), start(&cluster, settings())];
+    for replica in &replicas {
+        ready(replica).await;
+    }
+    let (before, leaf) = (bundle(&cluster), stored(&cluster)[LEAF].clone());
+    cluster.delete(SECRET);
+    cluster.until(|cluster| cluster.get(SECRET).is_some()).await;
+    assert_ne!(stored(&cluster)[LEAF], leaf);
+    assert_eq!(bundle(&cluster), before, "whoever knows the CA goes on trusting");
+    assert!(carries(&cluster, MUTATING, &before));
+
+    let mut emptied = cluster.get(SECRET).unwrap();
+    emptied["data"] = json!({});
+    cluster.put(SECRET, emptied);
+    cluster.until(|cluster| cluster.get(SECRET).unwrap()["data"].get(LEAF).is_some()).await;
+    assert_eq!(bundle(&cluster), before);
+}
+
+#[tokio::test]
 async fn a_lost_ca_key_publishes_a_second_ca_everywhere_and_keeps_the_leaf() {
     let cluster = with_configurations();
     let secret = ours(|data| drop(data.remove(ISSUER_KEY)));

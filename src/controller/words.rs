@@ -1,0 +1,106 @@
+//! What a waiting Pod is told, in words for people: for what it waits and behind whom, or why it will not hold. Names are those of the Pod's own
+//! namespace. Pure.
+
+use super::object::{self, Key, Object};
+use crate::{
+    coordinator::{protocol::Reason, session::Place},
+    rules::{Refused, Why},
+};
+
+/// Who holds, as the people of the primitive's own namespace call them: nearly all who wait are of it.
+pub struct Holders(Option<String>);
+
+impl Holders {
+    /// Of this primitive, if it exists.
+    pub fn of(object: Option<&Object>) -> Self {
+        Self(object.and_then(|object| object::summary(object.holders(), &object.key().namespace)))
+    }
+}
+
+/// Where somebody of `namespace` stands in line; `place` is its number and that of all.
+pub fn waiting(key: &Key, object: Option<&Object>, holders: &Holders, why: Why, place: (usize, usize), namespace: &str) -> String {
+    let name = key.seen_from(namespace);
+    let Some(object) = object else { return format!("waiting for {name}, which does not exist yet") };
+    let foreign = (key.namespace != namespace).then(|| object::summary(object.holders(), namespace)).flatten();
+    let held = match foreign.as_ref().or(holders.0.as_ref()) {
+        Some(holders) => format!("held by {holders}"),
+        None => "nobody holds it".to_owned(),
+    };
+    let (position, all) = place;
+    match why {
+        Why::InLine | Why::TooYoung | Why::Away => format!("waiting for {name}: {position} of {all} in line, {held}"),
+        Why::TooWide => {
+            format!("waiting for {name}: asks for more than its {} permits; others go first until there are more", object.capacity())
+        }
+        Why::Predecessor => format!("waiting for {name}: its Job holds it, and another Pod of the Job can still run"),
+        Why::Deleting => format!("waiting for {name}: it is being deleted ({held}); a new one of that name will do"),
+    }
+}
+
+/// Why somebody of `namespace` will not hold.
+pub fn refused(key: &Key, object: Option<&Object>, why: Refused, namespace: &str) -> Place {
+    let name = key.seen_from(namespace);
+    let how = match object {
+        None => ", which does not exist".to_owned(),
+        Some(object) => object::summary(object.holders(), namespace).map_or(String::new(), |holders| format!("; held by {holders}")),
+    };
+    let (reason, message) = match why {
+        Refused::TimedOut => (Reason::TimedOut, format!("timed out waiting for {name}{how}")),
+        Refused::NotFree => (Reason::TimedOut, format!("timeout=0s says not to wait for {name}{how}")),
+        Refused::NotAllowed => {
+            (Reason::Denied, format!("denied: {name} does not list this Pod's namespace, {namespace}, in spec.allowedNamespaces"))
+        }
+    };
+    Place::Refused { reason, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{CommonStatus, Holder, HolderKind, Mutex, MutexStatus},
+        plan::Kind,
+    };
+
+    fn key() -> Key {
+        Key { kind: Kind::Mutex, namespace: "shop".into(), name: "db".into() }
+    }
+
+    fn held_by(name: &str) -> Object {
+        let holder = Holder {
+            uid: "u".into(),
+            kind: HolderKind::Job,
+            namespace: "shop".into(),
+            name: name.into(),
+            token: 1,
+            permits: 1,
+            since: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH),
+            pods: Vec::new(),
+        };
+        let mut mutex = Mutex::new("db", Default::default());
+        mutex.metadata.namespace = Some("shop".into());
+        mutex.status = Some(MutexStatus { common: CommonStatus { holders: vec![holder], ..Default::default() }, ..Default::default() });
+        mutex.into()
+    }
+
+    #[test]
+    fn names_are_those_of_the_readers_namespace() {
+        let object = held_by("a");
+        let line = |object: Option<&Object>, namespace: &str| waiting(&key(), object, &Holders::of(object), Why::InLine, (1, 2), namespace);
+        assert_eq!(line(Some(&object), "shop"), "waiting for mutex/db: 1 of 2 in line, held by job/a");
+        assert_eq!(line(Some(&object), "bank"), "waiting for mutex/shop/db: 1 of 2 in line, held by job/shop/a");
+        assert_eq!(line(None, "shop"), "waiting for mutex/db, which does not exist yet");
+    }
+
+    #[test]
+    fn a_refusal_says_what_and_because_of_whom() {
+        let object = held_by("a");
+        let message = |object: Option<&Object>, why, namespace: &str| match refused(&key(), object, why, namespace) {
+            Place::Refused { message, .. } => message,
+            place => panic!("{place:?}"),
+        };
+        assert_eq!(message(Some(&object), Refused::TimedOut, "shop"), "timed out waiting for mutex/db; held by job/a");
+        assert_eq!(message(None, Refused::NotFree, "shop"), "timeout=0s says not to wait for mutex/db, which does not exist");
+        assert!(message(Some(&object), Refused::NotAllowed, "bank").contains("mutex/shop/db does not list this Pod's namespace, bank"));
+    }
+}
