@@ -86,12 +86,13 @@ impl Election {
         let mut renewed = since;
         loop {
             tokio::select! {
-                () = sleep(RETRY_PERIOD) => {}
+                biased; // in this order, so that a simulated run can be repeated
                 () = shutdown.cancelled() => break,
                 _ = &mut task => {
                     warn!("the leader's work ended by itself");
                     return;
                 }
+                () = sleep(RETRY_PERIOD) => {}
             }
             self.pulse.beat();
             let asked_at = Instant::now();

@@ -136,10 +136,11 @@ impl Context {
             };
             let wake = next_alarm.map_or(pulse + PULSE, |alarm| alarm.min(pulse + PULSE));
             tokio::select! {
+                biased; // in this order, so that a simulated run can be repeated
                 () = self.until.cancelled() => return,
+                Some(done) = running.join_next_with_id(), if !running.is_empty() => self.finish(done, &mut keys, &mut busy),
                 () = self.world.changed.notified() => {}
                 () = sleep_until(wake) => {}
-                Some(done) = running.join_next_with_id(), if !running.is_empty() => self.finish(done, &mut keys, &mut busy),
             }
         }
     }

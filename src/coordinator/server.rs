@@ -147,6 +147,7 @@ impl Line {
         }
         loop {
             let beat = tokio::select! {
+                biased; // in this order, so that a simulated run can be repeated
                 () = self.context.until().cancelled() => return None,
                 changed = self.place.changed() => {
                     changed.ok()?;
