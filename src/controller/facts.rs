@@ -108,11 +108,20 @@ impl JobFacts {
     }
 }
 
-/// Whether the node has stopped reporting: the control plane then says that it does not know whether it is ready. A node that itself says "not
-/// ready" is there.
-pub fn node_unreachable(node: &Node) -> bool {
+/// One uninterrupted time in which a node is unreachable. Two that are equal are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outage {
+    /// The control plane has not known since then whether the node is ready. (A node that itself says "not ready" is there.)
+    Since(Timestamp),
+    /// There is no such node any more.
+    Removed,
+}
+
+/// The outage that a node is in, if it has stopped reporting.
+pub fn outage(node: &Node) -> Option<Outage> {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "Unknown")
+    let unknown = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "Unknown")?;
+    Some(Outage::Since(unknown.last_transition_time.as_ref().map(|time| time.0).unwrap_or_default()))
 }
 
 /// The primitive that a hold of an object in `namespace` names.

@@ -1,12 +1,12 @@
 //! From the picture to the facts of one decision: who asks for a primitive, what is proven about its holders, and what needs a live look first.
 //! Synchronous; it reads the picture and the clock it is given.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use tokio::time::Instant;
 
 use super::{
-    facts::PodFacts,
+    facts::{Outage, PodFacts},
     object::{Key, Object},
     world::{EXPECTED_FOR, State},
 };
@@ -56,15 +56,15 @@ pub enum Suspect {
         name: String,
         /// Its UID.
         uid: String,
-        /// Its node, if that has been unreachable for longer than the primitive's `ttl`.
-        lost_node: Option<String>,
+        /// Its node and that one's outage, if it has lasted for longer than the primitive's `ttl`.
+        lost_node: Option<(String, Outage)>,
     },
     /// A Job that is terminal, or not seen any more.
     Job {
         /// The hold.
         holder: Holder,
-        /// Nodes that have been unreachable for longer than the primitive's `ttl`.
-        lost_nodes: HashSet<String>,
+        /// The outages that have lasted for longer than the primitive's `ttl`, by node.
+        lost_nodes: HashMap<String, Outage>,
     },
 }
 
@@ -96,9 +96,9 @@ fn examine(state: &mut State, object: &Object, holder: &Holder, now: Instant, ga
             for pod in &holder.pods {
                 examine_pod(state, object, holder, pod, now, gathered);
             }
-            let lost_nodes: HashSet<String> = lost_nodes(state, object, now);
+            let lost_nodes = lost_nodes(state, object, now);
             let running = |pod: &Admitted| {
-                let lost = |seen: &PodFacts| seen.node.as_ref().is_some_and(|node| lost_nodes.contains(node));
+                let lost = |seen: &PodFacts| seen.node.as_ref().is_some_and(|node| lost_nodes.contains_key(node));
                 state.pods.get(&pod.uid).is_some_and(|seen| !seen.ended && !lost(seen))
             };
             let over = state.jobs.get(&holder.uid).is_none_or(|job| job.terminal);
@@ -123,10 +123,10 @@ fn examine_pod(state: &mut State, object: &Object, holder: &Holder, pod: &Admitt
         gathered.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Ended });
         return;
     }
-    if let Some((node, since)) = seen.node.as_ref().and_then(|node| Some((node, *state.unreachable.get(node)?))) {
+    if let Some((node, (outage, since))) = seen.node.as_ref().and_then(|node| Some((node, *state.unreachable.get(node)?))) {
         let lost_at = since + object.ttl();
         if now >= lost_at {
-            gathered.suspects.push(suspect(Some(node.clone())));
+            gathered.suspects.push(suspect(Some((node.clone(), outage))));
             return;
         }
         sooner(&mut gathered.again, lost_at);
@@ -136,8 +136,8 @@ fn examine_pod(state: &mut State, object: &Object, holder: &Holder, pod: &Admitt
     }
 }
 
-fn lost_nodes(state: &State, object: &Object, now: Instant) -> HashSet<String> {
-    state.unreachable.iter().filter(|(_, since)| now >= **since + object.ttl()).map(|(node, _)| node.clone()).collect()
+fn lost_nodes(state: &State, object: &Object, now: Instant) -> HashMap<String, Outage> {
+    state.unreachable.iter().filter(|(_, (_, since))| now >= *since + object.ttl()).map(|(node, (outage, _))| (node.clone(), *outage)).collect()
 }
 
 /// The request of a Pod for this primitive, if it is its turn to ask for it.

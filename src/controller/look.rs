@@ -1,6 +1,6 @@
 //! Live looks: what is proven by asking the API server itself. Everything here reads, nothing decides.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use k8s_openapi::api::{
     batch::v1::Job,
@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 use kube::{Api, Client, api::ListParams};
 
 use super::{
-    facts::{self, JobFacts, PodFacts},
+    facts::{self, JobFacts, Outage, PodFacts},
     gather::{Suspect, Unknown},
 };
 use crate::{
@@ -53,7 +53,7 @@ impl Eye {
                     None => Some(Out::Gone),
                     Some(pod) if pod.ended => Some(Out::Ended),
                     Some(_) => match lost_node {
-                        Some(node) if self.unreachable(node).await? => Some(Out::Lost),
+                        Some((node, outage)) if self.still(node, *outage).await? => Some(Out::Lost),
                         _ => None,
                     },
                 };
@@ -65,7 +65,7 @@ impl Eye {
 
     /// A Job's hold may end when the Job is terminal or gone and no Pod of it can still run, but for Pods on lost nodes. The order matters: first the
     /// Job, which then makes no more Pods, then its Pods.
-    async fn prove_job_over(&self, holder: &Holder, lost_nodes: &HashSet<String>) -> Result<Vec<Evidence>, kube::Error> {
+    async fn prove_job_over(&self, holder: &Holder, lost_nodes: &HashMap<String, Outage>) -> Result<Vec<Evidence>, kube::Error> {
         let Holder { namespace, name, uid, .. } = holder;
         let job = self.job(&Unknown { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() }).await?;
         if job.is_some_and(|job| !job.terminal) {
@@ -80,17 +80,19 @@ impl Eye {
             if evidence::pod_ended(&pod) || !started {
                 continue;
             }
-            let node = pod.spec.and_then(|spec| spec.node_name).filter(|node| lost_nodes.contains(node));
-            match node {
-                Some(node) if self.unreachable(&node).await? => {}
+            let lost = pod.spec.and_then(|spec| spec.node_name).and_then(|node| lost_nodes.get_key_value(&node));
+            match lost {
+                Some((node, outage)) if self.still(node, *outage).await? => {}
                 _ => return Ok(Vec::new()),
             }
         }
         Ok(vec![Evidence::JobOver { uid: uid.clone() }])
     }
 
-    async fn unreachable(&self, node: &str) -> Result<bool, kube::Error> {
+    /// Whether the node is still in the outage that we have been counting. In another one means that it was back in between: a watch that stalled
+    /// does not say so in time.
+    async fn still(&self, node: &str, counted: Outage) -> Result<bool, kube::Error> {
         let node = Api::<Node>::all(self.client.clone()).get_opt(node).await?;
-        Ok(node.is_none_or(|node| facts::node_unreachable(&node)))
+        Ok(node.map_or(Some(Outage::Removed), |node| facts::outage(&node)) == Some(counted))
     }
 }

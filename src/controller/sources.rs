@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    facts::{self, JobFacts, PodFacts},
+    facts::{self, JobFacts, Outage, PodFacts},
     object::Object,
     world::{State, World},
 };
@@ -70,8 +70,8 @@ pub fn start(client: &Client, world: &Arc<World>, until: &CancellationToken) -> 
         Seen::Gap => {}
     });
     watches.follow::<Node>(watcher::Config::default(), |state, seen| match seen {
-        Seen::There(node) => state.put_node(&node.name_any(), facts::node_unreachable(&node)),
-        Seen::Gone(node) => state.put_node(&node.name_any(), true),
+        Seen::There(node) => state.put_node(&node.name_any(), facts::outage(&node)),
+        Seen::Gone(node) => state.put_node(&node.name_any(), Some(Outage::Removed)),
         Seen::Only(_) => {}
         Seen::Gap => state.forget_how_long(),
     });

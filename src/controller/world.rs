@@ -10,7 +10,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    facts::{JobFacts, PodFacts},
+    facts::{JobFacts, Outage, PodFacts},
     object::{Key, Object},
 };
 use crate::coordinator::session::{Place, Session};
@@ -35,8 +35,8 @@ pub struct State {
     pub pods: HashMap<String, PodFacts>,
     /// Jobs that hold, by UID.
     pub jobs: HashMap<String, JobFacts>,
-    /// Since when each unreachable node has been so, uninterrupted.
-    pub unreachable: HashMap<String, Instant>,
+    /// The outages of the nodes that are unreachable, and since when we have seen them, uninterrupted.
+    pub unreachable: HashMap<String, (Outage, Instant)>,
     /// Open sessions, by the UID of their Pod.
     pub sessions: HashMap<String, Session>,
     /// Since when a Pod's acquire step has been without a session.
@@ -148,14 +148,16 @@ impl State {
     }
 
     /// A node was seen, or is gone (which makes it no easier to reach).
-    pub fn put_node(&mut self, name: &str, unreachable: bool) {
-        if unreachable == self.unreachable.contains_key(name) {
+    pub fn put_node(&mut self, name: &str, outage: Option<Outage>) {
+        let known = self.unreachable.get(name).copied();
+        if known.map(|(known, _)| known) == outage {
             return;
         }
-        if unreachable {
-            self.unreachable.insert(name.to_owned(), Instant::now());
-        } else {
-            self.unreachable.remove(name);
+        match (outage, known) {
+            (None, _) => drop(self.unreachable.remove(name)),
+            // Its removal interrupts no outage; a new outage means that it was back in between, even if we did not see that.
+            (Some(Outage::Removed), Some((_, since))) => drop(self.unreachable.insert(name.to_owned(), (Outage::Removed, since))),
+            (Some(outage), _) => drop(self.unreachable.insert(name.to_owned(), (outage, Instant::now()))),
         }
         let affected: Vec<Key> =
             self.pods.values().filter(|pod| pod.node.as_deref() == Some(name)).flat_map(|pod| pod.holds().map(|(key, _)| key)).collect();
@@ -165,7 +167,7 @@ impl State {
     /// We did not look for a while (a watch gap, a pause of this process): how long nodes have been unreachable must be counted anew.
     pub fn forget_how_long(&mut self) {
         let now = Instant::now();
-        self.unreachable.values_mut().for_each(|since| *since = now);
+        self.unreachable.values_mut().for_each(|(_, since)| *since = now);
     }
 
     /// An agent opened a session; an older one of the same Pod ends.
@@ -212,5 +214,31 @@ impl State {
             self.dirty.insert(key);
         }
         self.alarms.values().min().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_was_back_in_between_is_counted_anew() {
+        let outage = |second| Some(Outage::Since(Timestamp::from_second(second).unwrap()));
+        let mut state = State::default();
+        let seen = |state: &State| state.unreachable["n"].1;
+        state.put_node("n", outage(1));
+        let first = seen(&state);
+        tokio::time::advance(Duration::from_secs(9)).await;
+        state.put_node("n", outage(1));
+        assert_eq!(seen(&state), first);
+        state.put_node("n", outage(8));
+        assert_eq!(seen(&state), Instant::now(), "it was ready in between");
+        tokio::time::advance(Duration::from_secs(9)).await;
+        state.put_node("n", Some(Outage::Removed));
+        assert_eq!(seen(&state), Instant::now() - Duration::from_secs(9));
+        state.put_node("n", None);
+        assert!(state.unreachable.is_empty());
     }
 }
