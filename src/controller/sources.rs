@@ -1,6 +1,6 @@
 //! Watches: what the API server says about primitives, Pods, Jobs and nodes goes into the picture.
 
-use std::{collections::HashSet, fmt::Debug, sync::Arc};
+use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, pin_mut};
 use k8s_openapi::api::{
@@ -12,6 +12,7 @@ use kube::{
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
+        utils::Backoff,
         watcher::{self, Event, watcher},
     },
 };
@@ -82,6 +83,26 @@ fn missing<'a>(known: impl Iterator<Item = &'a String>, listed: &HashSet<String>
     known.filter(|uid| !listed.contains(*uid)).cloned().collect()
 }
 
+/// Pauses between the attempts of one watch. A leader that sees nothing releases nothing, so it does not wait for half a minute as caches elsewhere may;
+/// and there is one leader with a handful of watches, whose attempts nobody needs to spread.
+#[derive(Default)]
+struct Again(Duration);
+
+impl Iterator for Again {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0 = self.0.saturating_mul(2).clamp(Duration::from_millis(500), Duration::from_secs(8));
+        Some(self.0)
+    }
+}
+
+impl Backoff for Again {
+    fn reset(&mut self) {
+        self.0 = Duration::ZERO;
+    }
+}
+
 struct Watches {
     client: Client,
     world: Arc<World>,
@@ -132,7 +153,7 @@ impl Watches {
                 debug!(%error, kind = %K::kind(&()), "watch interrupted");
                 world.update(|state| apply(state, Seen::Gap));
             };
-            let stream = stream.inspect_err(|_| ()).default_backoff();
+            let stream = stream.inspect_err(|_| ()).backoff(Again::default());
             pin_mut!(stream);
             while let Some(event) = stream.next().await {
                 match event {
