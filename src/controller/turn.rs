@@ -20,7 +20,7 @@ use crate::{
         protocol::{Reason, Token},
         session::Place,
     },
-    rules::{self, Decision, Evidence, Out, Primitive, Queued, Refusal, Who},
+    rules::{self, Decision, Evidence, Out, Primitive, Queued, Refusal, Who, evidence::AcquireStep},
 };
 
 /// A changed number of waiters is written along with other changes, else this long after the last write.
@@ -48,33 +48,24 @@ pub enum TurnError {
 pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
     let known = context.world.lock().objects.get(key).cloned();
     let Some(mut object) = known else { return missing(context, key).await };
-    let mut live = false;
+    // When the present `object` was asked for, if it is not from the picture.
+    let mut read_at: Option<Instant> = None;
     for _ in 0..MOST_ATTEMPTS {
         let gathered = gather(context, key, Some(&object)).await?;
-        if !live && !gathered.strays.is_empty() {
-            object = match context.store.get(key).await? {
-                Some(object) => object,
-                None => return gone(context, key),
-            };
-            live = true;
-            continue;
-        }
         let evidence = prove(context, &gathered).await?;
         let now = context.clock.now();
         let decision = rules::decide(&object.primitive(), &gathered.requests, &evidence, now);
-        // What the picture shows as held may be over by now: say "yours" only after a live read.
-        let unsure = !live && decision.granted.iter().any(|grant| !grant.new);
-        if unsure {
+        if unsure(&context.world.lock(), &decision, read_at) {
+            read_at = Some(Instant::now());
             object = match context.store.get(key).await? {
                 Some(object) => object,
                 None => return gone(context, key),
             };
-            live = true;
             continue;
         }
         match write(context, key, &object, &decision, now).await {
             Ok(written) => {
-                end_strays(context, &written, &gathered.strays).await?;
+                end_strays(context, key, &written, &gathered.strays).await?;
                 if settle(context, key, &object, &written, decision, &gathered, now) {
                     lift_finalizer(context, &written).await?;
                 }
@@ -84,15 +75,21 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
             Err(error) => {
                 // Perhaps our own write was done, perhaps somebody else's: what the object says now is the truth.
                 debug!(%key, %error, "reading again");
+                read_at = Some(Instant::now());
                 object = match context.store.get(key).await? {
                     Some(object) => object,
                     None => return gone(context, key),
                 };
-                live = true;
             }
         }
     }
     Err(TurnError::GaveWay)
+}
+
+/// What was held when we read it may be over since: "yours" is said only if it was read after the Pod asked.
+fn unsure(state: &State, decision: &Decision, read_at: Option<Instant>) -> bool {
+    let asked_before = |asker: &str, read: Instant| state.sessions.get(asker).is_none_or(|session| session.opened < read);
+    decision.granted.iter().any(|grant| !grant.new && !read_at.is_some_and(|read| asked_before(&grant.asker, read)))
 }
 
 /// The facts, after looking for the Jobs that were missing from the picture.
@@ -341,14 +338,17 @@ fn forget_gone(state: &mut State, before: &Object, after: &Object) {
     }
 }
 
-/// Ends Pods that run without the hold that they once had: it was taken from them while their node was away.
-async fn end_strays(context: &Context, object: &Object, strays: &[PodFacts]) -> Result<(), TurnError> {
+/// Ends Pods that run without the hold that they once had: it was taken from them while their node was away. The order matters: first a Pod that
+/// has passed its acquire step, then the primitive, which must have named it by then.
+async fn end_strays(context: &Context, name: &Key, object: &Object, strays: &[PodFacts]) -> Result<(), TurnError> {
     for stray in strays.iter().filter(|stray| gather::token_of(object, stray).is_none()) {
         let Some(pod) = context.eye.pod(&stray.who.namespace, &stray.who.name, stray.uid()).await? else { continue };
-        if pod.ended || pod.deleting {
+        if pod.ended || pod.deleting || pod.step != AcquireStep::Passed {
             continue;
         }
-        let name = object.key();
+        if context.store.get(name).await?.is_some_and(|object| gather::token_of(&object, &pod).is_some()) {
+            continue;
+        }
         warn!(key = %name, pod = %pod.who, "runs without its hold: deleting it");
         context
             .events

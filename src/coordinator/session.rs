@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::protocol::{Reason, Token};
 use crate::controller::Key;
@@ -34,6 +34,8 @@ pub enum Place {
 pub struct Session {
     /// Distinguishes it from earlier and later ones of the same Pod.
     pub id: u64,
+    /// When it was opened.
+    pub opened: Instant,
     /// Holds that were confirmed to this session, by our own write or a live read since it opened.
     pub confirmed: BTreeMap<Key, i64>,
     /// What its Pod was last said to wait for, in an Event, and whether that existed.
@@ -46,7 +48,7 @@ impl Session {
     pub fn open() -> (Self, watch::Receiver<Place>) {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (place, receiver) = watch::channel(Place::default());
-        (Self { id: NEXT.fetch_add(1, Ordering::Relaxed), confirmed: BTreeMap::new(), announced: None, place }, receiver)
+        (Self { id: NEXT.fetch_add(1, Ordering::Relaxed), opened: Instant::now(), confirmed: BTreeMap::new(), announced: None, place }, receiver)
     }
 
     /// Whether it is news that the Pod waits for this primitive, which exists or does not. Its place in line is none.
