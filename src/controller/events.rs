@@ -10,9 +10,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{facts::PodFacts, object::Object};
+use super::{
+    facts::PodFacts,
+    object::{Key, Object},
+};
 use crate::{
     api::{HolderKind, names},
+    plan::Kind,
     rules::Who,
 };
 
@@ -47,6 +51,19 @@ impl Note {
         self.related = Some(reference_of(who));
         self
     }
+
+    /// The same, for a primitive that may not exist.
+    #[must_use]
+    pub fn about_primitive(mut self, key: &Key) -> Self {
+        self.related = Some(ObjectReference {
+            api_version: Some(format!("{}/{}", names::GROUP, names::VERSION)),
+            kind: Some(kind_of(key.kind).to_owned()),
+            namespace: Some(key.namespace.clone()),
+            name: Some(key.name.clone()),
+            ..ObjectReference::default()
+        });
+        self
+    }
 }
 
 /// Where Events are handed in.
@@ -74,14 +91,10 @@ impl Events {
     /// Tells something about a primitive.
     pub fn publish(&self, object: &Object, note: Note) {
         let meta = object.meta();
-        let kind = match object {
-            Object::Mutex(_) => "Mutex",
-            Object::Semaphore(_) => "Semaphore",
-        };
         self.send(
             ObjectReference {
                 api_version: Some(format!("{}/{}", names::GROUP, names::VERSION)),
-                kind: Some(kind.to_owned()),
+                kind: Some(kind_of(object.key().kind).to_owned()),
                 namespace: meta.namespace.clone(),
                 name: meta.name.clone(),
                 uid: meta.uid.clone(),
@@ -100,6 +113,13 @@ impl Events {
         if self.0.try_send((about, note)).is_err() {
             debug!("event left out: too many at once");
         }
+    }
+}
+
+const fn kind_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Mutex => "Mutex",
+        Kind::Semaphore => "Semaphore",
     }
 }
 

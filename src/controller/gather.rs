@@ -137,7 +137,12 @@ fn examine_pod(state: &mut State, object: &Object, holder: &Holder, pod: &Admitt
 }
 
 fn lost_nodes(state: &State, object: &Object, now: Instant) -> HashMap<String, Outage> {
-    state.unreachable.iter().filter(|(_, (_, since))| now >= *since + object.ttl()).map(|(node, (outage, _))| (node.clone(), *outage)).collect()
+    state
+        .unreachable
+        .iter()
+        .filter(|(_, (_, since))| now >= *since + object.ttl())
+        .map(|(node, (outage, _))| (node.clone(), *outage))
+        .collect()
 }
 
 /// The request of a Pod for this primitive, if it is its turn to ask for it.

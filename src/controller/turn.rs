@@ -238,7 +238,11 @@ fn tell(context: &Context, state: &mut State, key: &Key, object: Option<&Object>
         let (Some(pod), Some(session)) = (pods.get(asker), sessions.get_mut(asker)) else { continue };
         let text = words::waiting(key, object, &holders, *why, (index + 1, decision.queue.len()), &pod.who.namespace);
         if session.is_news(key, object.is_some()) {
-            context.events.publish_pod(pod, Note::normal("Waiting", text.clone()));
+            let note = match object {
+                Some(_) => Note::normal("Waiting", text.clone()),
+                None => Note::warning("Waiting", text.clone()),
+            };
+            context.events.publish_pod(pod, note.about_primitive(key));
         }
         session.tell(Place::Waiting(text));
     }
