@@ -48,7 +48,10 @@ impl Session {
     pub fn open() -> (Self, watch::Receiver<Place>) {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (place, receiver) = watch::channel(Place::default());
-        (Self { id: NEXT.fetch_add(1, Ordering::Relaxed), opened: Instant::now(), confirmed: BTreeMap::new(), announced: None, place }, receiver)
+        (
+            Self { id: NEXT.fetch_add(1, Ordering::Relaxed), opened: Instant::now(), confirmed: BTreeMap::new(), announced: None, place },
+            receiver,
+        )
     }
 
     /// Whether it is news that the Pod waits for this primitive, which exists or does not. Its place in line is none.
