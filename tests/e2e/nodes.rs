@@ -18,11 +18,16 @@ const SECOND: &str = "node-2";
 const TTL: &str = "10s";
 
 /// A command of `tests/cluster/cluster`, which must be the cluster that the tests talk to.
-fn cluster(arguments: &[&str]) -> String {
+pub fn cluster(arguments: &[&str]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/cluster");
     let output = Command::new(script).args(arguments).output().unwrap();
     assert!(output.status.success(), "cluster {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Stops tests that would break somebody else's cluster.
+pub fn must_be_ours() {
+    assert_eq!(std::env::var("KUBECONFIG").ok(), Some(cluster(&["kubeconfig"])), "this test breaks parts of the cluster of tests/cluster");
 }
 
 /// A node that is there for one test.
@@ -30,11 +35,7 @@ struct SecondNode<'a>(&'a Scene);
 
 impl<'a> SecondNode<'a> {
     fn join(scene: &'a Scene) -> Self {
-        assert_eq!(
-            std::env::var("KUBECONFIG").ok(),
-            Some(cluster(&["kubeconfig"])),
-            "these tests take nodes from the cluster of tests/cluster"
-        );
+        must_be_ours();
         cluster(&["up", "--nodes", "2"]);
         Self(scene)
     }

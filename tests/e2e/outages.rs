@@ -23,6 +23,7 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use crate::{
     https,
+    nodes::{cluster, must_be_ours},
     scene::{SYSTEM, Scene},
 };
 
@@ -397,4 +398,70 @@ async fn a_rollout_under_load_keeps_every_hold_and_loses_nobody() {
     }
     applying.must_have_succeeded().await;
     must_have_run_in_order(&scene, &[&["holder".to_owned()], line.as_slice()].concat());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_ca_is_no_harm_to_holders_and_those_who_wait_say_what_to_do() {
+    let scene = Scene::open_alone("new_ca").await;
+    until_serving(&scene).await;
+    scene.create_mutex("db");
+    scene.apply(&scene.beating_pod("holder", HOLDS, LONG, 0, 0));
+    scene.until_beating("holder").await;
+    scene.apply(&scene.beating_pod("old", HOLDS, 1, 0, 0));
+    scene.until_waiting("old").await;
+    let away = Away::take(&scene).await;
+    scene.run_in_system(&["delete", "secret", "konductor-certs"]);
+    drop(away);
+    until_serving(&scene).await;
+    let log = |pod: &str| scene.run(&["logs", pod, "-c", "konductor-acquire"]);
+    scene.until("the waiting Pod says that it must be made anew", async || log("old").contains("make the Pod anew")).await;
+    scene.apply(&scene.beating_pod("new", HOLDS, 1, 0, 0));
+    scene.until_waiting("new").await;
+    scene.tell_to_end("holder");
+    // The older one cannot be reached; nobody waits for it for ever.
+    scene.until_succeeded("new").await;
+    scene.run(&["delete", "pod", "old", "--wait"]);
+    scene.apply(&scene.beating_pod("old", HOLDS, 1, 0, 0));
+    scene.until_succeeded("old").await;
+    must_have_run_in_order(&scene, &["holder", "new", "old"].map(String::from));
+}
+
+/// The API server is gone; it is back when this is dropped.
+struct NoApiServer;
+
+impl NoApiServer {
+    fn kill() -> Self {
+        must_be_ours();
+        cluster(&["component", "kill", "kube-apiserver"]);
+        Self
+    }
+}
+
+impl Drop for NoApiServer {
+    fn drop(&mut self) {
+        let _ = std::panic::catch_unwind(|| cluster(&["component", "start", "kube-apiserver"]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_was_away_changes_nothing() {
+    let scene = Scene::open_alone("no_api_server").await;
+    until_serving(&scene).await;
+    scene.create_mutex("db");
+    scene.apply(&scene.beating_pod("holder", HOLDS, LONG, 0, 0));
+    scene.until_beating("holder").await;
+    let line = line_up(&scene, HOLDS, 3).await;
+    let away = NoApiServer::kill();
+    scene.tell_to_end("holder");
+    // Longer than a leader goes on without its record, and longer than agents wait for a sign of life.
+    sleep(Duration::from_secs(25)).await;
+    assert!(line.iter().all(|name| scene.beats(name).is_empty()), "nobody can be granted anything now");
+    drop(away);
+    scene.until("the API server answers", async || scene.kubectl(&["get", "--raw", "/readyz"], None).status.success()).await;
+    for name in &line {
+        scene.until_succeeded(name).await;
+    }
+    must_have_run_in_order(&scene, &[&["holder".to_owned()], line.as_slice()].concat());
+    scene.until_mutex_free("db").await;
+    until_serving(&scene).await;
 }

@@ -14,7 +14,7 @@ use std::{
 
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{Namespace, Pod},
+    core::v1::{Namespace, Pod, ServiceAccount},
 };
 use konductor::api::{Mutex, Semaphore};
 use kube::{
@@ -75,7 +75,11 @@ impl Scene {
         let beats = std::env::temp_dir().join("konductor-e2e").join(&namespace);
         fs::create_dir_all(&beats).unwrap();
         fs::set_permissions(&beats, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-        Self { client, namespace, beats, _share: share }
+        let scene = Self { client, namespace, beats, _share: share };
+        // Without it no Pod is let in.
+        let accounts = Api::<ServiceAccount>::namespaced(scene.client.clone(), &scene.namespace);
+        scene.until("the namespace has its service account", async || accounts.get_opt("default").await.unwrap().is_some()).await;
+        scene
     }
 
     pub fn pods(&self) -> Api<Pod> {
