@@ -5,7 +5,7 @@ CACHE := $(or $(KONDUCTOR_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/konducto
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test cluster cluster-down kubeconfig image manifests deny clean-cache
+.PHONY: help demo test sim cluster cluster-down kubeconfig image manifests deny clean-cache
 
 help: ## this list
 	@echo 'make TARGET, where TARGET is:'
@@ -17,6 +17,9 @@ demo: ## start a cluster, install konductor, run the examples and judge what hap
 
 test: ## every test, on a real cluster (ONLY="lints unit": those steps; KEEP=1: leave the cluster running)
 	@tests/run
+
+sim: ## thousands of simulated runs in which everything fails (SEEDS=20000: more of them; SEED=17: that one again, BUG=name: with a planted bug)
+	@tests/simulate
 
 cluster: ## start a cluster with konductor and leave it running
 	@tests/demo/install >/dev/null

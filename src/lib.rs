@@ -19,6 +19,7 @@
 pub mod api;
 pub mod inject;
 pub mod plan;
+pub mod planted;
 pub mod rules;
 
 #[cfg(feature = "server")]

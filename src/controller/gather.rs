@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     api::{Admitted, Holder, HolderKind},
+    planted,
     rules::{Evidence, Out, Patience, Presence, Request, Who, evidence::AcquireStep},
 };
 
@@ -102,7 +103,7 @@ fn examine(state: &mut State, object: &Object, holder: &Holder, now: Instant, ga
                 state.pods.get(&pod.uid).is_some_and(|seen| !seen.ended && !lost(seen))
             };
             let over = state.jobs.get(&holder.uid).is_none_or(|job| job.terminal);
-            if over && !holder.pods.iter().any(running) {
+            if over && (!holder.pods.iter().any(running) || planted::bug("job-over-without-its-pods")) {
                 gathered.suspects.push(Suspect::Job { holder: holder.clone(), lost_nodes });
             }
         }
@@ -116,10 +117,13 @@ fn examine_pod(state: &mut State, object: &Object, holder: &Holder, pod: &Admitt
     }
     let suspect = |lost_node| Suspect::Pod { namespace: holder.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone(), lost_node };
     let Some(seen) = state.pods.get(&pod.uid) else {
+        if planted::bug("released-when-unseen") {
+            gathered.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Gone });
+        }
         gathered.suspects.push(suspect(None));
         return;
     };
-    if seen.ended {
+    if seen.ended || (seen.deleting && planted::bug("released-by-deletion")) {
         gathered.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Ended });
         return;
     }
@@ -132,6 +136,9 @@ fn examine_pod(state: &mut State, object: &Object, holder: &Holder, pod: &Admitt
         sooner(&mut gathered.again, lost_at);
     }
     if state.hinted.remove(&pod.uid) {
+        if planted::bug("released-by-hint") {
+            gathered.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Ended });
+        }
         gathered.suspects.push(suspect(None));
     }
 }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     api::{Holder, names},
+    planted,
     rules::{
         Evidence, Out,
         evidence::{self, AcquireStep},
@@ -71,6 +72,9 @@ impl Eye {
         if job.is_some_and(|job| !job.terminal) {
             return Ok(Vec::new());
         }
+        if planted::bug("job-over-without-its-pods") {
+            return Ok(vec![Evidence::JobOver { uid: uid.clone() }]);
+        }
         let selector = format!("{}={uid}", names::JOB_UID_LABEL);
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace).list(&ListParams::default().labels(&selector)).await?;
         for pod in pods.items {
@@ -93,6 +97,6 @@ impl Eye {
     /// does not say so in time.
     async fn still(&self, node: &str, counted: Outage) -> Result<bool, kube::Error> {
         let node = Api::<Node>::all(self.client.clone()).get_opt(node).await?;
-        Ok(node.map_or(Some(Outage::Removed), |node| facts::outage(&node)) == Some(counted))
+        Ok(node.map_or(Some(Outage::Removed), |node| facts::outage(&node)) == Some(counted) || planted::bug("any-outage-counts"))
     }
 }

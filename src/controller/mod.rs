@@ -50,7 +50,7 @@ use crate::{
     health::Pulse,
 };
 
-pub use facts::PodFacts;
+pub use facts::{Outage, PodFacts};
 pub use object::Key;
 
 /// Turns that run at the same time, each of another primitive.

@@ -15,6 +15,7 @@ use super::object::{Key, NextStatus, Object};
 use crate::{
     api::{Mutex, Semaphore, names},
     plan::Kind,
+    planted,
 };
 
 /// Why a write was not done, or may not have been done.
@@ -84,6 +85,10 @@ impl Store {
     {
         let meta = object.meta();
         let api = self.api::<K>(meta.namespace.as_deref().unwrap_or_default());
+        #[cfg(feature = "planted-bugs")]
+        if planted::bug("status-without-version") {
+            return Ok(planted::overwrite_status(&api, object).await?);
+        }
         Ok(api.replace_status(meta.name.as_deref().unwrap_or_default(), &PostParams::default(), object).await?)
     }
 
@@ -97,7 +102,8 @@ impl Store {
         if present {
             finalizers.push(names::HELD_FINALIZER);
         }
-        let patch = json!({ "metadata": { "uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": finalizers } });
+        let version = meta.resource_version.as_ref().filter(|_| !planted::bug("finalizer-without-version"));
+        let patch = json!({ "metadata": { "uid": meta.uid, "resourceVersion": version, "finalizers": finalizers } });
         let api = self.api::<K>(meta.namespace.as_deref().unwrap_or_default());
         Ok(api.patch(meta.name.as_deref().unwrap_or_default(), &PatchParams::default(), &Patch::Merge(patch)).await?)
     }

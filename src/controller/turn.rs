@@ -20,6 +20,7 @@ use crate::{
         protocol::{Reason, Token},
         session::Place,
     },
+    planted,
     rules::{self, Decision, Evidence, Out, Primitive, Queued, Refusal, Who, evidence::AcquireStep},
 };
 
@@ -55,7 +56,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
         let evidence = prove(context, &gathered).await?;
         let now = context.clock.now();
         let decision = rules::decide(&object.primitive(), &gathered.requests, &evidence, now);
-        if unsure(&context.world.lock(), &decision, read_at) {
+        if unsure(&context.world.lock(), &decision, read_at) && !planted::bug("granted-from-cache") {
             read_at = Some(Instant::now());
             object = match context.store.get(key).await? {
                 Some(object) => object,
@@ -63,12 +64,19 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
             };
             continue;
         }
+        if planted::bug("granted-before-written") {
+            context.world.update(|state| decision.granted.iter().for_each(|grant| confirm(state, key, &grant.asker, grant.token)));
+        }
         match write(context, key, &object, &decision, now).await {
             Ok(written) => {
                 end_strays(context, key, &written, &gathered.strays).await?;
                 if settle(context, key, &object, &written, decision, &gathered, now) {
                     lift_finalizer(context, &written).await?;
                 }
+                return Ok(());
+            }
+            Err(WriteError::Unknown(_)) if planted::bug("no-answer-is-success") => {
+                settle(context, key, &object, &object, decision, &gathered, now);
                 return Ok(());
             }
             Err(WriteError::Refused(error)) => return Err(WriteError::Refused(error).into()),
@@ -94,7 +102,11 @@ fn unsure(state: &State, decision: &Decision, read_at: Option<Instant>) -> bool 
 
 /// The facts, after looking for the Jobs that were missing from the picture.
 async fn gather(context: &Context, key: &Key, object: Option<&Object>) -> Result<Gathered, TurnError> {
-    let gather = |state: &mut State| gather::gather(state, key, object, Instant::now());
+    let gather = |state: &mut State| {
+        #[cfg(feature = "planted-bugs")]
+        planted::trust_remote_time(state, context.clock.now());
+        gather::gather(state, key, object, Instant::now())
+    };
     let gathered = gather(&mut context.world.lock());
     if gathered.unknown_jobs.is_empty() {
         return Ok(gathered);
@@ -140,7 +152,7 @@ async fn write(context: &Context, key: &Key, object: &Object, decision: &Decisio
     if !decision.changed && !status_due(context, key, object, decision) {
         return Ok(object.clone());
     }
-    let guarded = if decision.holders.is_empty() || object.has_finalizer() {
+    let guarded = if decision.holders.is_empty() || object.has_finalizer() || planted::bug("finalizer-not-set") {
         object.clone()
     } else {
         let guarded = context.store.set_finalizer(object, true).await?;
@@ -152,7 +164,13 @@ async fn write(context: &Context, key: &Key, object: &Object, decision: &Decisio
         last_token: decision.last_token,
         waiting: i32::try_from(decision.queue.len()).unwrap_or(i32::MAX),
     };
-    let written = context.store.replace_status(&guarded, next, now).await?;
+    let written = match context.store.replace_status(&guarded, next.clone(), now).await {
+        Err(WriteError::Conflict) if planted::bug("blind-retry-after-conflict") => {
+            let live = context.store.get(key).await.ok().flatten().ok_or(WriteError::Conflict)?;
+            context.store.replace_status(&live, next, now).await?
+        }
+        other => other?,
+    };
     context.world.update(|state| {
         state.put_object(written.clone());
         state.quiet.entry(key.clone()).or_default().written = Some(Instant::now());

@@ -7,7 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Evidence, Out, Patience, Presence, Refused, Request, Who};
-use crate::api::{Admitted, Holder, HolderKind, MAX_HOLDERS};
+use crate::{
+    api::{Admitted, Holder, HolderKind, MAX_HOLDERS},
+    planted,
+};
 
 /// A primitive as the API server showed it at one resource version.
 #[derive(Clone, Debug, PartialEq)]
@@ -192,7 +195,7 @@ impl<'a> State<'a> {
                 HolderKind::Job => {
                     let fenced = holder.pods.iter().any(|pod| lost.contains(pod.uid.as_str()));
                     holder.pods.retain(|pod| !out.contains(pod.uid.as_str()));
-                    (holder.pods.is_empty() && over.contains(holder.uid.as_str()), fenced)
+                    ((holder.pods.is_empty() || planted::bug("job-over-without-its-pods")) && over.contains(holder.uid.as_str()), fenced)
                 }
             };
             if ended {
@@ -204,6 +207,9 @@ impl<'a> State<'a> {
         }
         let held: i64 = self.decision.holders.iter().map(|holder| i64::from(holder.permits)).sum();
         self.free = i64::from(self.primitive.capacity) - held;
+        if planted::bug("released-twice") {
+            self.free += self.decision.released.iter().map(|release| i64::from(release.holder.permits)).sum::<i64>();
+        }
         self.entries = self.decision.holders.iter().map(|holder| 1 + holder.pods.len()).sum();
     }
 
@@ -247,7 +253,7 @@ impl<'a> State<'a> {
         }
         if let Some(job) = self.decision.holders.iter().find(|holder| holder.uid == request.who.uid) {
             // Its Job holds: it takes no permits, so it passes those that wait for some.
-            let alone = job.pods.is_empty() || request.shared;
+            let alone = job.pods.is_empty() || request.shared || planted::bug("predecessor-ignored");
             return match request.presence {
                 Presence::Here if alone && self.entries < MAX_HOLDERS => None,
                 Presence::Here | Presence::Expected | Presence::Away => Some(Why::Predecessor),
@@ -267,14 +273,15 @@ impl<'a> State<'a> {
         let entries = 1 + usize::from(request.pod.is_some());
         let fits = i64::from(request.permits) <= self.free && self.entries + entries <= MAX_HOLDERS;
         if self.blocked || !fits || request.presence == Presence::Expected {
-            self.blocked = true;
+            self.blocked = !planted::bug("narrow-passes-wide");
             return Some(Why::InLine);
         }
         None
     }
 
     fn let_in(&mut self, request: &Request) {
-        let token = self.decision.last_token.saturating_add(1).max(first_token(self.primitive));
+        let first = if planted::bug("tokens-start-again") { 1 } else { first_token(self.primitive) };
+        let token = self.decision.last_token.saturating_add(1).max(first);
         self.decision.last_token = token;
         self.decision.changed = true;
         let admitted = request.pod.iter().map(|pod| Admitted { uid: pod.uid.clone(), name: pod.name.clone(), token });

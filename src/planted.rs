@@ -1,0 +1,72 @@
+//! Planted bugs: mistakes of the kind that coordinators have had, each behind a name, so that the simulator can prove that it would catch them. Without
+//! the feature `planted-bugs`, which only the simulator's build has, [`bug`] is a constant `false` and the compiler removes every one of them.
+
+#[cfg(feature = "planted-bugs")]
+std::thread_local! {
+    static CHOSEN: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
+}
+
+/// Switches one bug on for this thread, or all of them off.
+#[cfg(feature = "planted-bugs")]
+pub fn choose(name: Option<&'static str>) {
+    CHOSEN.set(name);
+}
+
+/// Whether the bug of this name is switched on.
+#[cfg(feature = "planted-bugs")]
+pub fn bug(name: &str) -> bool {
+    CHOSEN.get() == Some(name)
+}
+
+/// All of them.
+#[cfg(feature = "planted-bugs")]
+pub const ALL: [&str; 17] = [
+    "status-without-version",
+    "blind-retry-after-conflict",
+    "granted-before-written",
+    "no-answer-is-success",
+    "granted-from-cache",
+    "tokens-start-again",
+    "released-when-unseen",
+    "released-by-deletion",
+    "released-by-hint",
+    "released-twice",
+    "job-over-without-its-pods",
+    "predecessor-ignored",
+    "finalizer-not-set",
+    "finalizer-without-version",
+    "expiry-by-remote-time",
+    "any-outage-counts",
+    "narrow-passes-wide",
+];
+
+/// A status write that the last writer wins.
+#[cfg(feature = "planted-bugs")]
+pub async fn overwrite_status<K>(api: &kube::Api<K>, object: &K) -> Result<K, kube::Error>
+where
+    K: kube::ResourceExt + serde::Serialize + serde::de::DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let mut status = serde_json::to_value(object).unwrap_or_default().get("status").cloned().unwrap_or_default();
+    if let Some(fields) = status.as_object_mut() {
+        fields.entry("holders").or_insert(serde_json::json!([]));
+    }
+    let patch = kube::api::Patch::Merge(serde_json::json!({ "status": status }));
+    api.patch_status(&object.name_any(), &kube::api::PatchParams::default(), &patch).await
+}
+
+/// Counts outages by the timestamps that others wrote, instead of by what was seen.
+#[cfg(feature = "planted-bugs")]
+pub fn trust_remote_time(state: &mut crate::controller::world::State, now: jiff::Timestamp) {
+    for (outage, since) in state.unreachable.values_mut().filter(|_| bug("expiry-by-remote-time")) {
+        if let crate::controller::Outage::Since(began) = outage {
+            let past = std::time::Duration::try_from(now.duration_since(*began)).unwrap_or_default();
+            *since = tokio::time::Instant::now().checked_sub(past).unwrap_or(*since);
+        }
+    }
+}
+
+/// Whether the bug of this name is switched on: never.
+#[cfg(not(feature = "planted-bugs"))]
+pub const fn bug(_: &str) -> bool {
+    false
+}
