@@ -170,11 +170,13 @@ fn request(
         None if pod.step != AcquireStep::Running => return None,
         None => {
             let since = *state.without_session.entry(pod.uid().to_owned()).or_insert(now);
-            if now < since + EXPECTED_FOR {
-                sooner(&mut gathered.again, since + EXPECTED_FOR);
-                Presence::Expected
-            } else {
+            // Before the first agent has come, the way to us may be closed for all of them, and nobody waits for this one in vain.
+            let until = state.first_session.map(|first| since.max(first) + EXPECTED_FOR);
+            if until.is_some_and(|until| now >= until) {
                 Presence::Away
+            } else {
+                until.into_iter().for_each(|until| sooner(&mut gathered.again, until));
+                Presence::Expected
             }
         }
     };
@@ -239,4 +241,51 @@ fn admitted_under(object: &Object, pod: &PodFacts) -> Option<Who> {
 
 fn sooner(slot: &mut Option<Instant>, at: Instant) {
     *slot = Some(slot.map_or(at, |earlier| earlier.min(at)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{Mutex, names},
+        coordinator::session::Session,
+    };
+    use serde_json::json;
+
+    fn waiting_pod(name: &str) -> PodFacts {
+        let pod = json!({
+            "metadata": {
+                "name": name, "namespace": "ns", "uid": name, "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": { names::INJECTED_LABEL: "true" }, "annotations": { "konductor.io/mutex": "db" },
+            },
+            "status": { "initContainerStatuses": [{
+                "name": names::ACQUIRE_CONTAINER, "state": { "running": {} }, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            }] },
+        });
+        PodFacts::of(&serde_json::from_value(pod).unwrap())
+    }
+
+    /// After a change of leader nobody has a session, perhaps for long: the oldest must not lose its place to whoever happens to come back first.
+    #[tokio::test(start_paused = true)]
+    async fn those_without_a_session_keep_their_place_until_others_have_had_time_to_come_back_too() {
+        let (oldest, quick) = (waiting_pod("oldest"), waiting_pod("quick"));
+        let mut mutex = Mutex::new("db", Default::default());
+        mutex.metadata.namespace = Some("ns".to_owned());
+        let object = Object::from(mutex);
+        let key = object.key();
+        let mut state = State::default();
+        state.put_object(object.clone());
+        state.put_pod(oldest.clone());
+        state.put_pod(quick.clone());
+        let mut presence = |state: &mut State| -> Vec<Presence> {
+            gather(state, &key, Some(&object), Instant::now()).requests.iter().map(|request| request.presence).collect()
+        };
+        assert_eq!(presence(&mut state), [Presence::Expected, Presence::Expected]);
+        tokio::time::advance(EXPECTED_FOR * 4).await;
+        assert_eq!(presence(&mut state), [Presence::Expected, Presence::Expected], "nobody could come yet");
+        state.open_session(&quick, Session::open().0);
+        assert_eq!(presence(&mut state), [Presence::Expected, Presence::Here]);
+        tokio::time::advance(EXPECTED_FOR).await;
+        assert_eq!(presence(&mut state), [Presence::Away, Presence::Here], "others could, this one does not");
+    }
 }

@@ -39,6 +39,8 @@ pub struct State {
     pub unreachable: HashMap<String, (Outage, Instant)>,
     /// Open sessions, by the UID of their Pod.
     pub sessions: HashMap<String, Session>,
+    /// When the first session was opened: from then on agents can reach us.
+    pub first_session: Option<Instant>,
     /// Since when a Pod's acquire step has been without a session.
     pub without_session: HashMap<String, Instant>,
     /// Pods that said that they ended, until somebody has looked.
@@ -172,6 +174,7 @@ impl State {
 
     /// An agent opened a session; an older one of the same Pod ends.
     pub fn open_session(&mut self, pod: &PodFacts, session: Session) {
+        self.first_session.get_or_insert_with(Instant::now);
         self.without_session.remove(pod.uid());
         self.sessions.insert(pod.uid().to_owned(), session);
         self.dirty.extend(pod.holds().map(|(key, _)| key));
