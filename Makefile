@@ -10,7 +10,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 help: ## this list
 	@echo 'make TARGET, where TARGET is:'
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' $(MAKEFILE_LIST) | awk -F: '{ printf "  %-14s%s\n", $$1, substr($$0, length($$1) + 2) }'
-	@echo 'The first build takes about 15 minutes on 2 cores; everything is kept in $(CACHE).'
+	@echo 'The first build takes up to half an hour on 2 cores; everything is kept in $(CACHE).'
 
 demo: ## start a cluster, install konductor, run the examples and judge what happened (KONDUCTOR_CONTEXT=name: on that cluster)
 	@tests/demo/run
