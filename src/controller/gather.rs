@@ -165,7 +165,10 @@ fn request(
         return None;
     }
     let session = state.sessions.get(pod.uid());
+    let cut_off = pod.node.as_ref().is_some_and(|node| state.unreachable.contains_key(node));
     let presence = match session {
+        // Its kubelet may start what comes next at any time, or never.
+        Some(_) if cut_off => Presence::Away,
         Some(_) => Presence::Here,
         None if pod.step != AcquireStep::Running => return None,
         None => {

@@ -90,6 +90,7 @@ impl Election {
                 () = shutdown.cancelled() => break,
                 _ = &mut task => {
                     warn!("the leader's work ended by itself");
+                    token.cancel();
                     return;
                 }
                 () = sleep(RETRY_PERIOD) => {}

@@ -35,7 +35,7 @@ use kube::{
 use serde_json::json;
 use tokio::{
     task::{Id, JoinSet},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -55,6 +55,10 @@ pub use object::Key;
 
 /// Turns that run at the same time, each of another primitive.
 const TURNS_AT_ONCE: usize = 64;
+/// A turn that takes longer waits for an answer that does not come.
+const TURN_WITHIN: Duration = Duration::from_secs(60);
+/// A leader that has not seen everything by then gives up, so that another one can try.
+const COMPLETE_WITHIN: Duration = Duration::from_secs(60);
 /// After an error a primitive gets its next turn this much later.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How often the controller makes sure that it was not paused.
@@ -93,7 +97,8 @@ impl Context {
     pub async fn run(self: Arc<Self>, ready: impl FnOnce()) {
         let (sources, mut synced) = sources::start(&self.client, &self.world, &self.until);
         let complete = async { synced.wait_for(|count| *count == sources).await.is_ok() };
-        if self.until.run_until_cancelled(complete).await != Some(true) {
+        if self.until.run_until_cancelled(timeout(COMPLETE_WITHIN, complete)).await != Some(Ok(true)) {
+            warn!("the picture is not complete: another replica may lead");
             return;
         }
         let (objects, pods) = {
@@ -129,7 +134,9 @@ impl Context {
                     state.dirty.remove(&key);
                     busy.insert(key.clone());
                     let (context, of) = (self.clone(), key.clone());
-                    let task = running.spawn(async move { turn::turn(&context, &of).await });
+                    let task = running.spawn(async move {
+                        timeout(TURN_WITHIN, turn::turn(&context, &of)).await.unwrap_or(Err(turn::TurnError::Stalled))
+                    });
                     keys.insert(task.id(), key);
                 }
                 next

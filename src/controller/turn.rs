@@ -40,6 +40,9 @@ pub enum TurnError {
     /// The write was refused.
     #[error("could not write the status: {0}")]
     Write(#[from] WriteError),
+    /// It took longer than an answer can take.
+    #[error("did not end in time")]
+    Stalled,
     /// Others kept writing in between.
     #[error("gave way to other writers {MOST_ATTEMPTS} times")]
     GaveWay,
@@ -69,6 +72,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
         }
         match write(context, key, &object, &decision, now).await {
             Ok(written) => {
+                end_lost(context, &evidence).await;
                 end_strays(context, key, &written, &gathered.strays).await?;
                 if settle(context, key, &object, &written, decision, &gathered, now) {
                     lift_finalizer(context, &written).await?;
@@ -357,6 +361,17 @@ fn forget_gone(state: &mut State, before: &Object, after: &Object) {
     let kept: Vec<String> = after.holders().iter().flat_map(names).collect();
     for uid in before.holders().iter().flat_map(names).filter(|uid| !kept.contains(uid)) {
         state.gone.remove(&uid);
+    }
+}
+
+/// Ends Pods whose hold was taken, however far they are: a kubelet that comes back must find them deleted, and start nothing more of them.
+async fn end_lost(context: &Context, evidence: &[Evidence]) {
+    for fact in evidence {
+        let Evidence::PodOut { uid, how: Out::Lost } = fact else { continue };
+        let Some(pod) = context.world.lock().pods.get(uid).filter(|pod| !pod.deleting).cloned() else { continue };
+        if let Err(error) = context.delete_pod(&pod).await {
+            warn!(pod = %pod.who, %error, "could not delete a Pod whose hold was taken");
+        }
     }
 }
 

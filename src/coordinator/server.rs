@@ -162,6 +162,10 @@ impl Line {
                     return Some(Progress::Waiting { message });
                 }
                 Place::Granted(tokens) => {
+                    // The first of several may be long ago: it counts if it is held now.
+                    if tokens.len() > 1 && !self.context.verify(&self.pod).await.is_ok_and(|verified| verified.held) {
+                        return None;
+                    }
                     if self.pod.plan.as_ref().is_some_and(|plan| plan.fencing) {
                         while let Err(error) = self.context.publish_tokens(&self.pod, &tokens).await {
                             warn!(pod = %self.pod.who, %error, "could not write the fencing tokens yet");

@@ -217,19 +217,22 @@ impl<'a> State<'a> {
         if let Some(token) = self.token_of(request) {
             return self.grant(request, token, false);
         }
-        if let Patience::Until(deadline) = request.patience {
+        // A Job that holds has waited and has been let in: its next Pod is late for nothing, and asks nobody's leave.
+        let inside = self.decision.holders.iter().any(|holder| holder.uid == request.who.uid);
+        let patience = if inside { Patience::Forever } else { request.patience };
+        if let Patience::Until(deadline) = patience {
             if self.now >= deadline {
                 return self.refuse(request, Refused::TimedOut);
             }
             self.again(deadline);
         }
-        if !self.allows(&request.who.namespace) {
+        if !inside && !self.allows(&request.who.namespace) {
             return self.refuse(request, Refused::NotAllowed);
         }
         let blocked_before = self.blocked;
         match self.obstacle(request) {
             None => self.let_in(request),
-            Some(why) if request.patience == Patience::Now && request.presence == Presence::Here && why != Why::TooYoung => {
+            Some(why) if patience == Patience::Now && request.presence == Presence::Here && why != Why::TooYoung => {
                 self.blocked = blocked_before;
                 self.refuse(request, Refused::NotFree);
             }

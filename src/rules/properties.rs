@@ -165,6 +165,7 @@ impl World {
         self.nothing_is_released_without_evidence(&before, &decision);
         self.nobody_is_passed_by_somebody_behind(&before, &requests, &decision);
         self.every_request_has_one_answer(&requests, &decision);
+        self.no_pod_of_a_job_that_holds_is_refused(&requests, &decision);
 
         let after = Primitive { holders: decision.holders.clone(), last_token: decision.last_token, ..before.clone() };
         let again = decide(&after, &requests, &self.facts, now);
@@ -242,6 +243,13 @@ impl World {
         if let Some(first) = decision.queue.iter().find(|queued| queued.why == Why::InLine) {
             let request = requests.iter().find(|request| request.asker() == first.asker).unwrap();
             assert!(request.presence == Presence::Expected || used + request.permits > before.capacity, "room for {request:?}");
+        }
+    }
+
+    fn no_pod_of_a_job_that_holds_is_refused(&self, requests: &[Request], decision: &Decision) {
+        for refusal in &decision.refused {
+            let refused = requests.iter().find(|request| request.asker() == refusal.asker).unwrap();
+            assert!(!decision.holders.iter().any(|holder| holder.uid == refused.who.uid), "{refused:?}");
         }
     }
 
