@@ -280,7 +280,7 @@ mod tests {
         state.put_object(object.clone());
         state.put_pod(oldest.clone());
         state.put_pod(quick.clone());
-        let mut presence = |state: &mut State| -> Vec<Presence> {
+        let presence = |state: &mut State| -> Vec<Presence> {
             gather(state, &key, Some(&object), Instant::now()).requests.iter().map(|request| request.presence).collect()
         };
         assert_eq!(presence(&mut state), [Presence::Expected, Presence::Expected]);
