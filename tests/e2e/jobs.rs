@@ -22,7 +22,7 @@ fn one_after_the_other(runs: &[Run]) {
 }
 
 /// The Pod of the Job that waits to be let in under its Job's hold.
-async fn until_replacement_waits(scene: &Scene, case: Case) {
+pub async fn until_replacement_waits(scene: &Scene, case: Case) {
     let waiting = |pod: &Pod| konductor::rules::evidence::acquire_step(pod) == konductor::rules::evidence::AcquireStep::Running;
     scene.until(&format!("{case}: a replacement waits"), async || pods_of(scene, &case.holder()).await.iter().any(waiting)).await;
 }
