@@ -72,7 +72,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
         }
         match write(context, key, &object, &decision, now).await {
             Ok(written) => {
-                end_lost(context, &evidence).await;
+                end_lost(context, key, &written, &evidence).await;
                 end_strays(context, key, &written, &gathered.strays).await?;
                 if settle(context, key, &object, &written, decision, &gathered, now) {
                     lift_finalizer(context, &written).await?;
@@ -364,15 +364,27 @@ fn forget_gone(state: &mut State, before: &Object, after: &Object) {
     }
 }
 
-/// Ends Pods whose hold was taken, however far they are: a kubelet that comes back must find them deleted, and start nothing more of them.
-async fn end_lost(context: &Context, evidence: &[Evidence]) {
+/// Ends Pods whose hold was taken, however far they are: a kubelet that comes back must find them deleted, and start nothing more of them. Those that
+/// this misses are found as strays.
+async fn end_lost(context: &Context, key: &Key, written: &Object, evidence: &[Evidence]) {
     for fact in evidence {
         let Evidence::PodOut { uid, how: Out::Lost } = fact else { continue };
         let Some(pod) = context.world.lock().pods.get(uid).filter(|pod| !pod.deleting).cloned() else { continue };
-        if let Err(error) = context.delete_pod(&pod).await {
+        if gather::token_of(written, &pod).is_some() {
+            continue;
+        }
+        if let Err(error) = end_pod(context, key, &pod).await {
             warn!(pod = %pod.who, %error, "could not delete a Pod whose hold was taken");
         }
     }
+}
+
+/// Deletes a Pod that does not hold any more, and says so.
+async fn end_pod(context: &Context, key: &Key, pod: &PodFacts) -> Result<(), kube::Error> {
+    warn!(%key, pod = %pod.who, "without its hold: deleting it");
+    let text = format!("no longer holds {}/{}: the Pod is deleted", key.kind, key.name);
+    context.events.publish_pod(pod, Note::warning("HoldLost", text));
+    context.delete_pod(pod).await
 }
 
 /// Ends Pods that run without the hold that they once had: it was taken from them while their node was away. The order matters: first a Pod that
@@ -386,11 +398,7 @@ async fn end_strays(context: &Context, name: &Key, object: &Object, strays: &[Po
         if context.store.get(name).await?.is_some_and(|object| gather::token_of(&object, &pod).is_some()) {
             continue;
         }
-        warn!(key = %name, pod = %pod.who, "runs without its hold: deleting it");
-        context
-            .events
-            .publish_pod(&pod, Note::warning("HoldLost", format!("no longer holds {}/{}: the Pod is deleted", name.kind, name.name)));
-        context.delete_pod(&pod).await?;
+        end_pod(context, name, &pod).await?;
     }
     Ok(())
 }
