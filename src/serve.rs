@@ -28,6 +28,8 @@ use crate::{
 
 /// A loop of this process that stands still for this long will not go on by itself.
 const STANDSTILL: Duration = Duration::from_secs(60);
+/// How often a leader makes sure that it is the one that agents find.
+const LABEL_EVERY: Duration = Duration::from_secs(60);
 
 /// Where this replica runs and what it injects. The chart fills all of it in.
 #[derive(Clone, Debug, clap::Args)]
@@ -85,8 +87,7 @@ pub struct ServeArgs {
     pub health_listen: SocketAddr,
 }
 
-/// Runs until `shutdown`, then stops in order: the leadership at once, the servers after their open requests. (That new requests go to other replicas
-/// by then is the chart's part: a preStop pause.)
+/// Runs until `shutdown`, then stops in order: the leadership at once, the servers some seconds later, when requests go to other replicas.
 pub async fn serve(client: Client, clock: ServerClock, args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let certificates = Certificates::new();
     let (settings, injecting) = watch::channel(None);
@@ -234,8 +235,15 @@ async fn keep_label(client: Client, args: &ServeArgs) {
         }
         Ok::<(), kube::Error>(())
     };
-    while let Err(error) = take().await {
-        warn!(%error, "could not label the leader's Pod yet");
-        sleep(Duration::from_secs(1)).await;
+    loop {
+        let again = match take().await {
+            // A request of an earlier leader may arrive late and put its label back.
+            Ok(()) => LABEL_EVERY,
+            Err(error) => {
+                warn!(%error, "could not label the leader's Pod yet");
+                Duration::from_secs(1)
+            }
+        };
+        sleep(again).await;
     }
 }

@@ -11,12 +11,14 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::api::{Mutex, Semaphore, names};
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long servers get to end. One on a node that does not answer would take for ever, and can do no harm: its writes are compare-and-swap.
+const SERVERS_END_WITHIN: Duration = Duration::from_secs(60);
 const PAGE: u32 = 500;
 
 /// Which installation is taken away.
@@ -44,12 +46,26 @@ pub async fn uninstall(client: Client, args: UninstallArgs) -> anyhow::Result<()
         Err(error) => return Err(error.into()),
     }
     let pods = Api::<Pod>::namespaced(client.clone(), &namespace);
-    while !pods.list(&ListParams::default().labels(&selector)).await?.items.is_empty() {
-        info!("waiting for the servers to end");
+    let until = Instant::now() + SERVERS_END_WITHIN;
+    loop {
+        // An evicted Pod stays when its Deployment is scaled to zero.
+        let active = pods.list(&ListParams::default().labels(&selector)).await?.items.into_iter().filter(active).count();
+        if active == 0 {
+            break;
+        }
+        if Instant::now() >= until {
+            warn!(active, "servers have not ended; going on without them");
+            break;
+        }
+        info!(active, "waiting for the servers to end");
         sleep(LOOK_AGAIN).await;
     }
     free::<Mutex>(&client).await?;
     free::<Semaphore>(&client).await
+}
+
+fn active(pod: &Pod) -> bool {
+    !matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 /// Removes our finalizer from every object of a kind. One that cannot be freed is named, and stops none of the others.
@@ -60,7 +76,13 @@ where
     let mut page = ListParams::default().limit(PAGE);
     let mut failed = 0;
     loop {
-        let list = Api::<K>::all(client.clone()).list(&page).await?;
+        let list = match Api::<K>::all(client.clone()).list(&page).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                info!(kind = %K::kind(&()), "there are none: the kind is gone");
+                return Ok(());
+            }
+            list => list?,
+        };
         for object in &list.items {
             if !object.finalizers().iter().any(|finalizer| finalizer == names::HELD_FINALIZER) {
                 continue;

@@ -40,6 +40,8 @@ pub struct PodFacts {
     pub ended: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// Whether its kubelet starts a failed acquire step again, and its controller makes another Pod if this one is deleted.
+    pub replaceable: bool,
 }
 
 /// A Job that holds.
@@ -49,12 +51,16 @@ pub struct JobFacts {
     pub who: Who,
     /// Its age, which is the age of its Pods' requests.
     pub created: Timestamp,
+    /// When it was started, or last resumed; its patience counts from then.
+    pub started: Timestamp,
     /// What its annotations ask for.
     pub plan: Option<Arc<Plan>>,
     /// Whether several of its Pods may run at once.
     pub shared: bool,
     /// Whether it is Complete or Failed.
     pub terminal: bool,
+    /// Whether it is suspended: its Pods are deleted, and no others are made.
+    pub suspended: bool,
 }
 
 impl PodFacts {
@@ -70,6 +76,8 @@ impl PodFacts {
             step: evidence::acquire_step(pod),
             ended: evidence::pod_ended(pod),
             deleting: meta.deletion_timestamp.is_some(),
+            replaceable: meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true))
+                && pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) != Some("Never"),
         }
     }
 
@@ -97,9 +105,16 @@ impl JobFacts {
             who: who(HolderKind::Job, &job.metadata),
             created: created(&job.metadata),
             plan: plan_of(&job.metadata, Subject::Job),
+            started: started(job).max(created(&job.metadata)),
             shared: job.spec.as_ref().and_then(|spec| spec.parallelism).unwrap_or(1) > 1,
             terminal: evidence::job_terminal(job),
+            suspended: job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or(false),
         }
+    }
+
+    /// Whether it makes no Pods, now or ever.
+    pub fn rests(&self) -> bool {
+        self.terminal || self.suspended
     }
 
     /// The primitives that it names.
@@ -167,6 +182,10 @@ fn who(kind: HolderKind, meta: &ObjectMeta) -> Who {
 
 fn created(meta: &ObjectMeta) -> Timestamp {
     meta.creation_timestamp.as_ref().map(|Time(time)| *time).unwrap_or_default()
+}
+
+fn started(job: &Job) -> Timestamp {
+    job.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|Time(time)| *time).unwrap_or_default()
 }
 
 #[cfg(test)]

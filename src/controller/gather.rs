@@ -1,12 +1,12 @@
 //! From the picture to the facts of one decision: who asks for a primitive, what is proven about its holders, and what needs a live look first.
 //! Synchronous; it reads the picture and the clock it is given.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
-    facts::{Outage, PodFacts},
+    facts::{JobFacts, Outage, PodFacts},
     object::{Key, Object},
     world::{EXPECTED_FOR, State},
 };
@@ -15,6 +15,9 @@ use crate::{
     planted,
     rules::{Evidence, Out, Patience, Presence, Request, Who, evidence::AcquireStep},
 };
+
+/// How often holders are looked at without a reason.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
 
 /// The facts of one decision.
 #[derive(Debug, Default)]
@@ -60,7 +63,7 @@ pub enum Suspect {
         /// Its node and that one's outage, if it has lasted for longer than the primitive's `ttl`.
         lost_node: Option<(String, Outage)>,
     },
-    /// A Job that is terminal, or not seen any more.
+    /// A Job that is terminal, suspended, or not seen any more.
     Job {
         /// The hold.
         holder: Holder,
@@ -83,7 +86,28 @@ pub fn gather(state: &mut State, key: &Key, object: Option<&Object>, now: Instan
             gathered.strays.push(pod.clone());
         }
     }
+    if let Some(object) = object.filter(|_| !gathered.requests.is_empty()) {
+        look_again(state, object, now, &mut gathered);
+    }
     gathered
+}
+
+/// Where somebody waits, every holder is looked at now and then although nothing points to its end: an event that was lost must not hold them up for ever.
+fn look_again(state: &mut State, object: &Object, now: Instant, gathered: &mut Gathered) {
+    let looked = state.quiet.entry(object.key()).or_default().looked.get_or_insert(now);
+    let due = *looked + LOOK_AGAIN;
+    if now < due {
+        sooner(&mut gathered.again, due);
+        return;
+    }
+    *looked = now;
+    for holder in object.holders() {
+        let Holder { namespace, name, uid, .. } = holder.clone();
+        gathered.suspects.push(match holder.kind {
+            HolderKind::Pod => Suspect::Pod { namespace, name, uid, lost_node: None },
+            HolderKind::Job => Suspect::Job { holder: holder.clone(), lost_nodes: lost_nodes(state, object, now) },
+        });
+    }
 }
 
 /// What is known about a holder's end.
@@ -102,7 +126,7 @@ fn examine(state: &mut State, object: &Object, holder: &Holder, now: Instant, ga
                 let lost = |seen: &PodFacts| seen.node.as_ref().is_some_and(|node| lost_nodes.contains_key(node));
                 state.pods.get(&pod.uid).is_some_and(|seen| !seen.ended && !lost(seen))
             };
-            let over = state.jobs.get(&holder.uid).is_none_or(|job| job.terminal);
+            let over = state.jobs.get(&holder.uid).is_none_or(JobFacts::rests);
             if over && (!holder.pods.iter().any(running) || planted::bug("job-over-without-its-pods")) {
                 gathered.suspects.push(Suspect::Job { holder: holder.clone(), lost_nodes });
             }
@@ -127,6 +151,11 @@ fn examine_pod(state: &mut State, object: &Object, holder: &Holder, pod: &Admitt
         gathered.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Ended });
         return;
     }
+    if let Some(node) = seen.node.clone().filter(|node| !state.nodes.contains_key(node)) {
+        // It was removed before we began to look, or while we did not.
+        state.put_node(&node, Some(Outage::Removed));
+    }
+    let Some(seen) = state.pods.get(&pod.uid) else { return };
     if let Some((node, (outage, since))) = seen.node.as_ref().and_then(|node| Some((node, *state.unreachable.get(node)?))) {
         let lost_at = since + object.ttl();
         if now >= lost_at {
@@ -135,7 +164,7 @@ fn examine_pod(state: &mut State, object: &Object, holder: &Holder, pod: &Admitt
         }
         sooner(&mut gathered.again, lost_at);
     }
-    if state.hinted.remove(&pod.uid) {
+    if state.hinted.remove(&(pod.uid.clone(), object.key())) {
         if planted::bug("released-by-hint") {
             gathered.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Ended });
         }
@@ -183,19 +212,22 @@ fn request(
             }
         }
     };
-    // Holds are taken one after the other: the first that it does not have yet is the one that it asks for.
     let has = |key: &Key| match session {
         Some(session) => session.confirmed.contains_key(key),
         None => state.objects.get(key).is_some_and(|object| token_of(object, pod).is_some()),
     };
-    let (next, hold) = pod.holds().find(|(key, _)| !has(key))?;
+    // Holds are taken one after the other: the first that it does not have yet is the one that it asks for. But one that it will not get comes before all, so
+    // that it takes nothing from others for nothing.
+    let forbidden = |key: &Key| state.objects.get(key).is_some_and(|object| !object.allows(&pod.who.namespace));
+    let missing = || pod.holds().filter(|(key, _)| !has(key));
+    let (next, hold) = missing().find(|(key, _)| forbidden(key)).or_else(|| missing().next())?;
     if next != *key {
         return None;
     }
-    let (who, created, shared) = match (&pod.job, object.and_then(|object| admitted_under(object, pod))) {
+    let (who, created, waits_from, shared) = match (&pod.job, object.and_then(|object| admitted_under(object, pod))) {
         // It asks again for what it was granted.
-        (_, Some(job)) => (job, pod.created, false),
-        (None, None) => (pod.who.clone(), pod.created, false),
+        (_, Some(job)) => (job, pod.created, pod.created, false),
+        (None, None) => (pod.who.clone(), pod.created, pod.created, false),
         (Some(owner), None) => match state.jobs.get(&owner.uid) {
             None => {
                 let namespace = pod.who.namespace.clone();
@@ -206,13 +238,13 @@ fn request(
                 gathered.impostors.push(pod.uid().to_owned());
                 return None;
             }
-            Some(job) => (job.who.clone(), job.created, job.shared),
+            Some(job) => (job.who.clone(), job.created, job.started, job.shared),
         },
     };
     let patience = match hold.timeout {
         None => Patience::Forever,
         Some(timeout) if timeout.is_zero() => Patience::Now,
-        Some(timeout) => created.checked_add(timeout.as_std()).map_or(Patience::Forever, Patience::Until),
+        Some(timeout) => waits_from.checked_add(timeout.as_std()).map_or(Patience::Forever, Patience::Until),
     };
     let under_job = (who.kind == HolderKind::Job).then(|| pod.as_ref());
     Some(Request { who, pod: under_job, permits: hold.permits, priority: hold.priority, created, presence, patience, shared })

@@ -64,12 +64,13 @@ impl Eye {
         }
     }
 
-    /// A Job's hold may end when the Job is terminal or gone and no Pod of it can still run, but for Pods on lost nodes. The order matters: first the
-    /// Job, which then makes no more Pods, then its Pods.
+    /// A Job's hold may end when the Job is terminal, suspended or gone and no Pod of it can still run, but for Pods on lost nodes. The order matters:
+    /// first the Job, which then makes no more Pods, then its Pods. (One that is resumed in between makes Pods, but each is let in by a write of its own,
+    /// and that one and the release exclude each other.)
     async fn prove_job_over(&self, holder: &Holder, lost_nodes: &HashMap<String, Outage>) -> Result<Vec<Evidence>, kube::Error> {
         let Holder { namespace, name, uid, .. } = holder;
         let job = self.job(&Unknown { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() }).await?;
-        if job.is_some_and(|job| !job.terminal) {
+        if job.is_some_and(|job| !job.rests()) {
             return Ok(Vec::new());
         }
         if planted::bug("job-over-without-its-pods") {

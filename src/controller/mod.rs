@@ -9,6 +9,7 @@
 //! Synchronous parts: [`object`], `facts`, [`world`], `gather`. Parts that need the API server: `sources`, `look`, `store`, `turn`, `events`, [`leader`].
 
 pub mod clock;
+mod ending;
 mod events;
 mod facts;
 mod gather;
@@ -23,6 +24,7 @@ pub mod world;
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
@@ -40,7 +42,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{clock::ServerClock, events::Events, look::Eye, store::Store, world::World};
+use self::{clock::ServerClock, events::Events, look::Eye, sources::Sources, store::Store, world::World};
 use crate::{
     api::names,
     coordinator::{
@@ -95,7 +97,8 @@ impl Context {
 
     /// Runs sources and turns until the leadership ends; calls `ready` once, when the picture is complete.
     pub async fn run(self: Arc<Self>, ready: impl FnOnce()) {
-        let (sources, mut synced) = sources::start(&self.client, &self.world, &self.until);
+        let Sources { mut tasks, mut synced } = sources::start(&self.client, &self.world);
+        let sources = tasks.len();
         let complete = async { synced.wait_for(|count| *count == sources).await.is_ok() };
         if self.until.run_until_cancelled(timeout(COMPLETE_WITHIN, complete)).await != Some(Ok(true)) {
             warn!("the picture is not complete: another replica may lead");
@@ -107,7 +110,11 @@ impl Context {
         };
         info!(objects, pods, "the picture is complete");
         ready();
-        self.take_turns().await;
+        tokio::select! {
+            biased; // in this order, so that a simulated run can be repeated
+            () = self.take_turns() => {}
+            _ = tasks.join_next() => warn!("a watch ended: another replica may lead"),
+        }
         self.pulse.rest();
     }
 
@@ -116,6 +123,7 @@ impl Context {
         let mut running: JoinSet<Result<(), turn::TurnError>> = JoinSet::new();
         let mut keys: HashMap<Id, Key> = HashMap::new();
         let mut busy: HashSet<Key> = HashSet::new();
+        let mut last: Option<Key> = None;
         let mut pulse = Instant::now();
         loop {
             self.pulse.beat();
@@ -129,8 +137,12 @@ impl Context {
                 pulse = now;
                 let next = state.ring(now);
                 let room = TURNS_AT_ONCE.saturating_sub(busy.len());
-                let ready: Vec<Key> = state.dirty.iter().filter(|key| !busy.contains(*key)).take(room).cloned().collect();
+                // Round and round, so that a name late in the alphabet has its turn too.
+                let behind = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+                let round = state.dirty.range((behind, Bound::Unbounded)).chain(last.iter().flat_map(|last| state.dirty.range(..=last)));
+                let ready: Vec<Key> = round.filter(|key| !busy.contains(*key)).take(room).cloned().collect();
                 for key in ready {
+                    last = Some(key.clone());
                     state.dirty.remove(&key);
                     busy.insert(key.clone());
                     let (context, of) = (self.clone(), key.clone());

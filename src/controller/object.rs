@@ -127,15 +127,24 @@ impl Object {
         }
     }
 
-    /// What the rules see of it.
-    pub fn primitive(&self) -> Primitive {
-        let allowed = match self {
+    /// Whether Pods and Jobs of this namespace may use it.
+    pub fn allows(&self, namespace: &str) -> bool {
+        self.meta().namespace.as_deref() == Some(namespace)
+            || self.allowed_namespaces().iter().any(|allowed| allowed == "*" || allowed == namespace)
+    }
+
+    fn allowed_namespaces(&self) -> &[String] {
+        match self {
             Self::Mutex(mutex) => &mutex.spec.allowed_namespaces,
             Self::Semaphore(semaphore) => &semaphore.spec.allowed_namespaces,
-        };
+        }
+    }
+
+    /// What the rules see of it.
+    pub fn primitive(&self) -> Primitive {
         Primitive {
             namespace: self.meta().namespace.clone().unwrap_or_default(),
-            allowed_namespaces: allowed.clone(),
+            allowed_namespaces: self.allowed_namespaces().to_vec(),
             capacity: self.capacity(),
             created: self.meta().creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default(),
             deleting: self.deleting(),

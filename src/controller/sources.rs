@@ -17,12 +17,11 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::watch, task::JoinSet};
 use tracing::{debug, warn};
 
 use super::{
-    facts::{self, JobFacts, Outage, PodFacts},
+    facts::{self, JobFacts, PodFacts},
     object::Object,
     world::{State, World},
 };
@@ -43,11 +42,19 @@ enum Seen<K> {
     Gap,
 }
 
-/// Starts all watches; the receiver counts those whose first list is complete. They end with `until`.
-pub fn start(client: &Client, world: &Arc<World>, until: &CancellationToken) -> (usize, watch::Receiver<usize>) {
+/// The watches. They end when this is dropped, and one that ends earlier leaves the picture blind.
+pub struct Sources {
+    /// Each runs for ever.
+    pub tasks: JoinSet<()>,
+    /// How many have seen everything once.
+    pub synced: watch::Receiver<usize>,
+}
+
+/// Starts all watches.
+pub fn start(client: &Client, world: &Arc<World>) -> Sources {
     let (synced, receiver) = watch::channel(0);
     let ours = watcher::Config::default().labels(&format!("{}=true", names::INJECTED_LABEL));
-    let watches = Watches { client: client.clone(), world: world.clone(), until: until.clone(), synced };
+    let mut watches = Watches { client: client.clone(), world: world.clone(), synced, tasks: JoinSet::new() };
     watches.primitives::<Mutex>(Kind::Mutex);
     watches.primitives::<Semaphore>(Kind::Semaphore);
     watches.follow::<Pod>(ours.clone(), |state, seen| match seen {
@@ -71,12 +78,21 @@ pub fn start(client: &Client, world: &Arc<World>, until: &CancellationToken) -> 
         Seen::Gap => {}
     });
     watches.follow::<Node>(watcher::Config::default(), |state, seen| match seen {
-        Seen::There(node) => state.put_node(&node.name_any(), facts::outage(&node)),
-        Seen::Gone(node) => state.put_node(&node.name_any(), Some(Outage::Removed)),
-        Seen::Only(_) => {}
-        Seen::Gap => state.forget_how_long(),
+        Seen::There(node) => {
+            state.nodes.insert(node.name_any(), node.uid().unwrap_or_default());
+            state.put_node(&node.name_any(), facts::outage(&node));
+        }
+        Seen::Gone(node) => state.remove_node(&node.name_any(), &node.uid().unwrap_or_default()),
+        Seen::Only(uids) => {
+            let gone: Vec<_> =
+                state.nodes.iter().filter(|(_, uid)| !uids.contains(*uid)).map(|(name, uid)| (name.clone(), uid.clone())).collect();
+            for (name, uid) in gone {
+                state.remove_node(&name, &uid);
+            }
+        }
+        Seen::Gap => state.forget_removals(),
     });
-    (5, receiver)
+    Sources { tasks: watches.tasks, synced: receiver }
 }
 
 fn missing<'a>(known: impl Iterator<Item = &'a String>, listed: &HashSet<String>) -> Vec<String> {
@@ -106,12 +122,12 @@ impl Backoff for Again {
 struct Watches {
     client: Client,
     world: Arc<World>,
-    until: CancellationToken,
     synced: watch::Sender<usize>,
+    tasks: JoinSet<()>,
 }
 
 impl Watches {
-    fn primitives<K>(&self, kind: Kind)
+    fn primitives<K>(&mut self, kind: Kind)
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
         Object: From<K>,
@@ -140,13 +156,13 @@ impl Watches {
         });
     }
 
-    fn follow<K>(&self, config: watcher::Config, apply: impl Fn(&mut State, Seen<K>) + Send + Sync + 'static)
+    fn follow<K>(&mut self, config: watcher::Config, apply: impl Fn(&mut State, Seen<K>) + Send + Sync + 'static)
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     {
         let stream = watcher(Api::<K>::all(self.client.clone()), config);
         let (world, synced) = (self.world.clone(), self.synced.clone());
-        tokio::spawn(self.until.clone().run_until_cancelled_owned(async move {
+        self.tasks.spawn(async move {
             let mut listed = HashSet::new();
             let mut first = true;
             let gap = |error: watcher::Error| {
@@ -176,6 +192,6 @@ impl Watches {
                     Ok(Event::Delete(object)) => world.update(|state| apply(state, Seen::Gone(object))),
                 }
             }
-        }));
+        });
     }
 }

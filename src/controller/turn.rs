@@ -2,12 +2,11 @@
 
 use jiff::Timestamp;
 use tokio::time::{Duration, Instant};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::{
-    Context,
+    Context, ending,
     events::Note,
-    facts::PodFacts,
     gather::{self, Gathered},
     object::{Key, NextStatus, Object},
     store::WriteError,
@@ -21,13 +20,17 @@ use crate::{
         session::Place,
     },
     planted,
-    rules::{self, Decision, Evidence, Out, Primitive, Queued, Refusal, Who, evidence::AcquireStep},
+    rules::{self, Decision, Evidence, Out, Primitive, Queued, Refusal, Refused, Who},
 };
 
 /// A changed number of waiters is written along with other changes, else this long after the last write.
 const WAITING_EVERY: Duration = Duration::from_secs(10);
 /// The finalizer stays this long after the last hold, so that a busy primitive does not pay for it at every hold.
 const IDLE_AFTER: Duration = Duration::from_secs(5);
+/// A holder that points to its end, but has not reached it, is looked at again this much later, should nobody say so before.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Proofs that are kept to save reading again.
+const MOST_GONE: usize = 10_000;
 /// Conflicts in a row after which a turn lets others go first.
 const MOST_ATTEMPTS: usize = 8;
 
@@ -55,8 +58,8 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
     // When the present `object` was asked for, if it is not from the picture.
     let mut read_at: Option<Instant> = None;
     for _ in 0..MOST_ATTEMPTS {
-        let gathered = gather(context, key, Some(&object)).await?;
-        let evidence = prove(context, &gathered).await?;
+        let mut gathered = gather(context, key, Some(&object)).await?;
+        let evidence = prove(context, &mut gathered).await?;
         let now = context.clock.now();
         let decision = rules::decide(&object.primitive(), &gathered.requests, &evidence, now);
         if unsure(&context.world.lock(), &decision, read_at) && !planted::bug("granted-from-cache") {
@@ -72,8 +75,9 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
         }
         match write(context, key, &object, &decision, now).await {
             Ok(written) => {
-                end_lost(context, key, &written, &evidence).await;
-                end_strays(context, key, &written, &gathered.strays).await?;
+                ending::lost(context, key, &written, &evidence).await;
+                ending::strays(context, key, &written, &gathered.strays).await?;
+                ending::refused(context, key, &decision).await;
                 if settle(context, key, &object, &written, decision, &gathered, now) {
                     lift_finalizer(context, &written).await?;
                 }
@@ -98,8 +102,11 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
     Err(TurnError::GaveWay)
 }
 
-/// What was held when we read it may be over since: "yours" is said only if it was read after the Pod asked.
+/// What was held when we read it may be over since: "yours" is said only if it was read after the Pod asked. And "never" only if it was read at all.
 fn unsure(state: &State, decision: &Decision, read_at: Option<Instant>) -> bool {
+    if read_at.is_none() && decision.refused.iter().any(|refusal| refusal.why == Refused::NotAllowed) {
+        return true;
+    }
     let asked_before = |asker: &str, read: Instant| state.sessions.get(asker).is_none_or(|session| session.opened < read);
     decision.granted.iter().any(|grant| !grant.new && !read_at.is_some_and(|read| asked_before(&grant.asker, read)))
 }
@@ -137,13 +144,27 @@ async fn gather(context: &Context, key: &Key, object: Option<&Object>) -> Result
 }
 
 /// The evidence of the picture, and that of live looks at whatever is suspect.
-async fn prove(context: &Context, gathered: &Gathered) -> Result<Vec<Evidence>, TurnError> {
+async fn prove(context: &Context, gathered: &mut Gathered) -> Result<Vec<Evidence>, TurnError> {
     let mut evidence = gathered.evidence.clone();
     for suspect in &gathered.suspects {
         let proven = context.eye.prove(suspect).await?;
+        if proven.is_empty() {
+            let at = Instant::now() + LOOK_AGAIN;
+            gathered.again = Some(gathered.again.map_or(at, |earlier| earlier.min(at)));
+        }
+        let mut state = context.world.lock();
         for fact in &proven {
-            if let Evidence::PodOut { uid, how: Out::Gone } = fact {
-                context.world.lock().gone.insert(uid.clone());
+            // The picture may have been filled from a look that was older than the news of the end.
+            match fact {
+                Evidence::PodOut { uid, how: Out::Gone } => {
+                    state.remove_pod(uid);
+                    if state.gone.len() >= MOST_GONE {
+                        state.gone.clear();
+                    }
+                    state.gone.insert(uid.clone());
+                }
+                Evidence::JobOver { uid } => state.remove_job(uid),
+                Evidence::PodOut { .. } => {}
             }
         }
         evidence.extend(proven);
@@ -156,7 +177,7 @@ async fn write(context: &Context, key: &Key, object: &Object, decision: &Decisio
     if !decision.changed && !status_due(context, key, object, decision) {
         return Ok(object.clone());
     }
-    let guarded = if decision.holders.is_empty() || object.has_finalizer() || planted::bug("finalizer-not-set") {
+    let guarded = if decision.holders.is_empty() || object.has_finalizer() || object.deleting() || planted::bug("finalizer-not-set") {
         object.clone()
     } else {
         let guarded = context.store.set_finalizer(object, true).await?;
@@ -362,45 +383,6 @@ fn forget_gone(state: &mut State, before: &Object, after: &Object) {
     for uid in before.holders().iter().flat_map(names).filter(|uid| !kept.contains(uid)) {
         state.gone.remove(&uid);
     }
-}
-
-/// Ends Pods whose hold was taken, however far they are: a kubelet that comes back must find them deleted, and start nothing more of them. Those that
-/// this misses are found as strays.
-async fn end_lost(context: &Context, key: &Key, written: &Object, evidence: &[Evidence]) {
-    for fact in evidence {
-        let Evidence::PodOut { uid, how: Out::Lost } = fact else { continue };
-        let Some(pod) = context.world.lock().pods.get(uid).filter(|pod| !pod.deleting).cloned() else { continue };
-        if gather::token_of(written, &pod).is_some() {
-            continue;
-        }
-        if let Err(error) = end_pod(context, key, &pod).await {
-            warn!(pod = %pod.who, %error, "could not delete a Pod whose hold was taken");
-        }
-    }
-}
-
-/// Deletes a Pod that does not hold any more, and says so.
-async fn end_pod(context: &Context, key: &Key, pod: &PodFacts) -> Result<(), kube::Error> {
-    warn!(%key, pod = %pod.who, "without its hold: deleting it");
-    let text = format!("no longer holds {}/{}: the Pod is deleted", key.kind, key.name);
-    context.events.publish_pod(pod, Note::warning("HoldLost", text));
-    context.delete_pod(pod).await
-}
-
-/// Ends Pods that run without the hold that they once had: it was taken from them while their node was away. The order matters: first a Pod that
-/// has passed its acquire step, then the primitive, which must have named it by then.
-async fn end_strays(context: &Context, name: &Key, object: &Object, strays: &[PodFacts]) -> Result<(), TurnError> {
-    for stray in strays.iter().filter(|stray| gather::token_of(object, stray).is_none()) {
-        let Some(pod) = context.eye.pod(&stray.who.namespace, &stray.who.name, stray.uid()).await? else { continue };
-        if pod.ended || pod.deleting || pod.step != AcquireStep::Passed {
-            continue;
-        }
-        if context.store.get(name).await?.is_some_and(|object| gather::token_of(&object, &pod).is_some()) {
-            continue;
-        }
-        end_pod(context, name, &pod).await?;
-    }
-    Ok(())
 }
 
 fn who_of(holder: &Holder) -> Who {

@@ -35,6 +35,8 @@ pub struct State {
     pub pods: HashMap<String, PodFacts>,
     /// Jobs that hold, by UID.
     pub jobs: HashMap<String, JobFacts>,
+    /// UIDs of the nodes that there are, by name.
+    pub nodes: HashMap<String, String>,
     /// The outages of the nodes that are unreachable, and since when we have seen them, uninterrupted.
     pub unreachable: HashMap<String, (Outage, Instant)>,
     /// Open sessions, by the UID of their Pod.
@@ -43,9 +45,9 @@ pub struct State {
     pub first_session: Option<Instant>,
     /// Since when a Pod's acquire step has been without a session.
     pub without_session: HashMap<String, Instant>,
-    /// Pods that said that they ended, until somebody has looked.
-    pub hinted: HashSet<String>,
-    /// Pods of holders that a live read proved to be gone.
+    /// Pods that said that they ended, until a turn of that primitive has looked.
+    pub hinted: HashSet<(String, Key)>,
+    /// Pods of holders that a live read proved to be gone: saves reading again.
     pub gone: HashSet<String>,
     /// Pods by the primitives that they name.
     pub pods_of: HashMap<Key, BTreeSet<String>>,
@@ -64,6 +66,8 @@ pub struct Quiet {
     pub written: Option<Instant>,
     /// Since when nobody has held it or waited for it.
     pub idle: Option<Instant>,
+    /// When its holders were last looked at without a reason, or first seen.
+    pub looked: Option<Instant>,
 }
 
 impl World {
@@ -130,8 +134,14 @@ impl State {
             }
             self.dirty.insert(key);
         }
+        for (key, _) in pod.holds() {
+            self.hinted.remove(&(uid.to_owned(), key));
+        }
         self.without_session.remove(uid);
-        self.hinted.remove(uid);
+        let node = pod.node.as_ref().filter(|node| self.unreachable.get(*node).is_some_and(|(outage, _)| *outage == Outage::Removed));
+        if let Some(node) = node.filter(|node| !self.pods.values().any(|pod| pod.node.as_ref() == Some(node))) {
+            self.unreachable.remove(node);
+        }
     }
 
     /// A Job was seen.
@@ -166,10 +176,29 @@ impl State {
         self.dirty.extend(affected);
     }
 
-    /// We did not look for a while (a watch gap, a pause of this process): how long nodes have been unreachable must be counted anew.
+    /// A node is not seen any more. That matters as long as there are Pods on it.
+    pub fn remove_node(&mut self, name: &str, uid: &str) {
+        if self.nodes.get(name).is_none_or(|known| known != uid) {
+            return;
+        }
+        self.nodes.remove(name);
+        if self.pods.values().any(|pod| pod.node.as_deref() == Some(name)) {
+            self.put_node(name, Some(Outage::Removed));
+        } else {
+            self.unreachable.remove(name);
+        }
+    }
+
+    /// This process was paused, and perhaps all others too: how long nodes have been unreachable must be counted anew.
     pub fn forget_how_long(&mut self) {
         let now = Instant::now();
         self.unreachable.values_mut().for_each(|(_, since)| *since = now);
+    }
+
+    /// We did not look for a while: a node that was removed may have been back in between. (An outage says itself when it began.)
+    pub fn forget_removals(&mut self) {
+        let now = Instant::now();
+        self.unreachable.values_mut().filter(|(outage, _)| *outage == Outage::Removed).for_each(|(_, since)| *since = now);
     }
 
     /// An agent opened a session; an older one of the same Pod ends.
@@ -193,8 +222,13 @@ impl State {
 
     /// A Pod said that it ended: its primitives get a look.
     pub fn hint_ended(&mut self, pod: &PodFacts) {
-        self.hinted.insert(pod.uid().to_owned());
-        self.dirty.extend(pod.holds().map(|(key, _)| key));
+        if !self.pods.contains_key(pod.uid()) {
+            return;
+        }
+        for (key, _) in pod.holds() {
+            self.hinted.insert((pod.uid().to_owned(), key.clone()));
+            self.dirty.insert(key);
+        }
     }
 
     /// Tells a waiting Pod, if it is there.

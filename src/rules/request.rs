@@ -98,7 +98,7 @@ pub enum Evidence {
         /// How that is known.
         how: Out,
     },
-    /// The Job is terminal or gone, and a live list of its Pods showed none that can still run.
+    /// The Job is terminal, suspended or gone, and a live list of its Pods showed none that can still run.
     JobOver {
         /// UID of the Job.
         uid: String,

@@ -125,6 +125,16 @@ impl App {
         format!("apiVersion: batch/v1\nkind: Job\nmetadata: {{name: {}, annotations: {{{annotations}}}}}\nspec: {spec}\n---\n", self.name)
     }
 
+    /// A Deployment of one replica, with these annotations on its pod template.
+    pub fn as_deployment(&self, annotations: &str) -> String {
+        let (name, spec) = (&self.name, Self { restart: "Always", ..self.clone() }.pod_spec());
+        let labels = format!("{{app: {name}}}");
+        format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {labels}}}\n  \
+             template:\n    metadata: {{labels: {labels}, annotations: {{{annotations}}}}}\n    spec: {spec}\n---\n"
+        )
+    }
+
     fn pod_spec(&self) -> Value {
         let mut spec = self.pod.clone();
         spec["restartPolicy"] = self.restart.into();
@@ -137,17 +147,17 @@ impl App {
 
     fn container(&self, name: &str) -> Value {
         let Self { name: file, seconds, code, grace, .. } = self;
-        // `FILE.end` tells it to end: with the exit code in it, or by memory (`oom`), and then it is removed, so that the next run goes on until it
-        // is told itself; or, where it is empty, with its own code, in every run.
+        // `FILE.end` tells it to end: with the exit code in it, or by memory (`oom`), and then it is taken away, by one of several Pods at most, so that
+        // the next run goes on until it is told itself; or, where it is empty, with its own code, in every run.
         let script = format!(
             "file=/beats/{file}; read began idle < /proc/uptime; left=$(( {seconds} * 20 )); code={code}
             beat() {{ read now idle < /proc/uptime; echo \"$now $began ${{KONDUCTOR_FENCING_TOKEN:-0}} $HOSTNAME\" >> $file; }}
             trap 'left=$(( {grace} * 20 ))' TERM
             while [ $left -gt 0 ]; do
               beat; usleep 50000; left=$(( left - 1 ))
-              if [ -e $file.end ]; then
-                read word < $file.end
-                if [ \"$word\" ]; then code=$word; rm $file.end; fi
+              if [ -s $file.end ]; then
+                mv $file.end $file.$HOSTNAME.end 2>/dev/null && read code < $file.$HOSTNAME.end && break
+              elif [ -e $file.end ]; then
                 break
               fi
             done

@@ -177,3 +177,21 @@ async fn a_request_with_a_timeout_ends_when_it_is_over() {
     scene.until_beating("lucky").await;
     assert_eq!(scene.mutex_holders("taken").await, ["holder"]);
 }
+
+/// The first is granted, the second never: the Pod would start its acquire step again for ever, and nobody else would ever hold the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_refused_its_second_hold_does_not_keep_the_first() {
+    let scene = Scene::open("second_refused").await;
+    scene.create_mutex("free");
+    scene.create_mutex("taken");
+    scene.apply(&scene.app("holder").as_pod("konductor.io/mutex: taken"));
+    scene.until_beating("holder").await;
+    scene.apply(&scene.app("both").as_deployment("konductor.io/acquire: 'mutex/free, mutex/taken;timeout=5s'"));
+    scene.until("it holds the first", async || !scene.mutex_holders("free").await.is_empty()).await;
+    let first = scene.mutex_holders("free").await;
+    scene.apply(&scene.app("next").seconds(1).as_pod("konductor.io/mutex: free;priority=1"));
+    scene.until_succeeded("next").await;
+    assert!(scene.events(&first[0]).iter().any(|event| event.starts_with("Refused")), "{:?}", scene.events(&first[0]));
+    assert_eq!(scene.mutex_holders("taken").await, ["holder"]);
+    assert!(scene.beats("both").is_empty());
+}

@@ -1,0 +1,75 @@
+//! Pods that konductor itself ends: those that would run, or wait for ever, against what the primitives say. Each is deleted with its UID, and an Event says why.
+
+use tracing::warn;
+
+use super::{
+    Context,
+    events::Note,
+    facts::PodFacts,
+    gather,
+    object::{Key, Object},
+    turn::TurnError,
+    world::State,
+};
+use crate::rules::{Decision, Evidence, Out, Refusal, evidence::AcquireStep};
+
+/// Ends Pods whose hold was taken, however far they are: a kubelet that comes back must find them deleted, and start nothing more of them. Those that
+/// this misses are found as strays.
+pub async fn lost(context: &Context, key: &Key, written: &Object, evidence: &[Evidence]) {
+    for fact in evidence {
+        let Evidence::PodOut { uid, how: Out::Lost } = fact else { continue };
+        let Some(pod) = context.world.lock().pods.get(uid).filter(|pod| !pod.deleting).cloned() else { continue };
+        if gather::token_of(written, &pod).is_some() {
+            continue;
+        }
+        if let Err(error) = end_pod(context, key, &pod).await {
+            warn!(pod = %pod.who, %error, "could not delete a Pod whose hold was taken");
+        }
+    }
+}
+
+/// Deletes a Pod that does not hold any more, and says so.
+async fn end_pod(context: &Context, key: &Key, pod: &PodFacts) -> Result<(), kube::Error> {
+    warn!(%key, pod = %pod.who, "without its hold: deleting it");
+    let text = format!("no longer holds {}: the Pod is deleted", key.seen_from(&pod.who.namespace));
+    context.events.publish_pod(pod, Note::warning("HoldLost", text));
+    context.delete_pod(pod).await
+}
+
+/// Ends Pods that were refused one hold, keep another, and would ask again for ever: what they hold would be lost to all. Their controller makes new ones.
+pub async fn refused(context: &Context, key: &Key, decision: &Decision) {
+    for Refusal { asker, .. } in &decision.refused {
+        let keeps = |state: &State, pod: &PodFacts| {
+            pod.holds()
+                .any(|(other, _)| other != *key && state.objects.get(&other).is_some_and(|object| gather::token_of(object, pod).is_some()))
+        };
+        let found = {
+            let state = context.world.lock();
+            state.pods.get(asker).filter(|pod| pod.replaceable && !pod.deleting && pod.job.is_none() && keeps(&state, pod)).cloned()
+        };
+        let Some(pod) = found else { continue };
+        warn!(%key, pod = %pod.who, "refused while it holds others: deleting it");
+        let text =
+            format!("was refused {}: the Pod is deleted, so that it keeps nothing else from others", key.seen_from(&pod.who.namespace));
+        context.events.publish_pod(&pod, Note::warning("Refused", text));
+        if let Err(error) = context.delete_pod(&pod).await {
+            warn!(pod = %pod.who, %error, "could not delete a Pod that was refused");
+        }
+    }
+}
+
+/// Ends Pods that run without the hold that they once had: it was taken from them while their node was away. The order matters: first a Pod that
+/// has passed its acquire step, then the primitive, which must have named it by then.
+pub async fn strays(context: &Context, name: &Key, object: &Object, strays: &[PodFacts]) -> Result<(), TurnError> {
+    for stray in strays.iter().filter(|stray| gather::token_of(object, stray).is_none()) {
+        let Some(pod) = context.eye.pod(&stray.who.namespace, &stray.who.name, stray.uid()).await? else { continue };
+        if pod.ended || pod.deleting || pod.step != AcquireStep::Passed {
+            continue;
+        }
+        if context.store.get(name).await?.is_some_and(|object| gather::token_of(&object, &pod).is_some()) {
+            continue;
+        }
+        end_pod(context, name, &pod).await?;
+    }
+    Ok(())
+}
