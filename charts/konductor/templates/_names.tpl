@@ -36,6 +36,13 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
+{{/* The webhook leaves its own namespace alone: whatever else ran there would run without its locks. */}}
+{{- define "konductor.checkNamespace" -}}
+{{- if or (eq .Release.Namespace "default") (hasPrefix "kube-" .Release.Namespace) -}}
+{{- fail (printf "konductor needs a namespace of its own, because Pods beside it are not injected: helm install ... --namespace konductor-system --create-namespace (not %s)" .Release.Namespace) -}}
+{{- end -}}
+{{- end }}
+
 {{/* Kinds of the API that have a status and can be held, as RBAC names them. */}}
 {{- define "konductor.primitives" -}}
 [mutexes, semaphores]
