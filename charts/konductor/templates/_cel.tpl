@@ -49,11 +49,3 @@ stands behind a has(). A path is that of an object's metadata, such as `object.m
 {{- define "cel.notKonductor" -}}
 request.userInfo.username != 'system:serviceaccount:{{ .Release.Namespace }}:konductor'
 {{- end }}
-
-{{/* Which namespaces konductor looks at: not those that a cluster, or konductor itself, needs in order to start. */}}
-{{- define "konductor.namespaceSelector" -}}
-matchExpressions:
-  - key: kubernetes.io/metadata.name
-    operator: NotIn
-    values: [kube-system, {{ .Release.Namespace }}]
-{{- end }}

@@ -21,26 +21,12 @@ app.kubernetes.io/component: server
 {{- end -}}
 {{- end }}
 
-{{/* What Pod Security `restricted` asks of a Pod, and of a container. */}}
-{{- define "konductor.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-seccompProfile:
-  type: RuntimeDefault
-{{- end }}
-{{- define "konductor.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
-{{- end }}
-
-{{/* The webhook leaves its own namespace alone: whatever else ran there would run without its locks. */}}
-{{- define "konductor.checkNamespace" -}}
-{{- if or (eq .Release.Namespace "default") (hasPrefix "kube-" .Release.Namespace) -}}
-{{- fail (printf "konductor needs a namespace of its own, because Pods beside it are not injected: helm install ... --namespace konductor-system --create-namespace (not %s)" .Release.Namespace) -}}
-{{- end -}}
+{{/* Which namespaces konductor looks at: not those that a cluster, or konductor itself, needs in order to start. */}}
+{{- define "konductor.namespaceSelector" -}}
+matchExpressions:
+  - key: kubernetes.io/metadata.name
+    operator: NotIn
+    values: [kube-system, {{ .Release.Namespace }}]
 {{- end }}
 
 {{/* Kinds of the API that have a status and can be held, as RBAC names them. */}}
