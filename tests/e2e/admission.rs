@@ -11,11 +11,25 @@ enum On {
     Job,
     JobTemplate,
     CronJob,
+    CronJobTemplate,
     Deployment,
     StatefulSet,
+    ReplicationController,
 }
 
-const EVERYWHERE: [On; 6] = [On::Pod, On::Job, On::JobTemplate, On::CronJob, On::Deployment, On::StatefulSet];
+const EVERYWHERE: [On; 8] =
+    [On::Pod, On::Job, On::JobTemplate, On::CronJob, On::CronJobTemplate, On::Deployment, On::StatefulSet, On::ReplicationController];
+
+impl On {
+    /// The metadata with the annotations.
+    fn place(self) -> &'static str {
+        match self {
+            On::Pod | On::Job | On::CronJob => "metadata",
+            On::CronJobTemplate => "spec.jobTemplate.spec.template.metadata",
+            On::JobTemplate | On::Deployment | On::StatefulSet | On::ReplicationController => "spec.template.metadata",
+        }
+    }
+}
 
 /// An app that ends at once; its fields can be added to.
 const APP: &str = "restartPolicy: Never, containers: [{name: app, image: 'konductor.local/busybox:1', command: ['true']}]";
@@ -36,6 +50,14 @@ fn manifest(on: On, annotations: &str, spec: &str) -> String {
         }
         On::CronJob => format!(
             "{{apiVersion: batch/v1, kind: CronJob, metadata: {named}, spec: {{schedule: '0 0 1 1 *', jobTemplate: {{spec: {{template: {{spec: {{{spec}}}}}}}}}}}}}"
+        ),
+        On::CronJobTemplate => format!(
+            "{{apiVersion: batch/v1, kind: CronJob, metadata: {{name: x}}, spec: {{schedule: '0 0 1 1 *', \
+             jobTemplate: {{spec: {{template: {{metadata: {meta}, spec: {{{spec}}}}}}}}}}}}}"
+        ),
+        On::ReplicationController => format!(
+            "{{apiVersion: v1, kind: ReplicationController, metadata: {{name: x}}, spec: {{selector: {{app: x}}, \
+             template: {{metadata: {{labels: {{app: x}}, annotations: {{{annotations}}}}}, spec: {{{always}}}}}}}}}"
         ),
         On::Deployment | On::StatefulSet => format!(
             "{{apiVersion: apps/v1, kind: {on:?}, metadata: {{name: x}}, spec: {{selector: {{matchLabels: {{app: x}}}}, \
@@ -69,7 +91,7 @@ async fn every_mistake_is_refused_with_the_nearest_right_word() {
         ("konductor.io/semaphore: 'api;permits=none'", &["konductor.io/semaphore", "`permits=none`", "a whole number"]),
         ("konductor.io/mutex: 'db;release=hok'", &["konductor.io/mutex", "`release=hok`", "did you mean `release=hook`?"]),
         ("konductor.io/acquire: 'mutex/db, mutex/db'", &["konductor.io/acquire", "`mutex/db`", "named twice"]),
-        ("konducter.io/mutex: db", &["konducter.io/mutex", "konductor.io/"]),
+        ("konducter.io/mutex: db", &["konducter.io/mutex", "begin with konductor.io/, like konductor.io/mutex"]),
         ("konductor.io/wait: gate/ready", &["konductor.io/wait", "not supported by this version yet"]),
         ("konductor.io/acquire: rwmutex/cache", &["konductor.io/acquire", "`rwmutex/cache`", "not supported by this version yet"]),
         ("konductor.io/mutex: DB", &["konductor.io/mutex", "`DB`", "did you mean `db`?"]),
@@ -81,8 +103,37 @@ async fn every_mistake_is_refused_with_the_nearest_right_word() {
             must_say(&format!("{on:?} with {annotations}"), &said, words);
         }
     }
-    let left = scene.run(&["get", "pods,jobs,cronjobs,deployments,statefulsets", "-o", "name"]);
+    let left = scene.run(&["get", "pods,jobs,cronjobs,deployments,statefulsets,replicationcontrollers", "-o", "name"]);
     assert_eq!(left, "", "nothing was let in");
+}
+
+/// No webhook is asked about labels, so this would be a Pod that runs without its lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_annotation_that_is_written_as_a_label_is_refused() {
+    let scene = Scene::open("labels").await;
+    for on in EVERYWHERE {
+        let file = manifest(on, "konductor.io/mutex: db", APP);
+        let file = file.replace("labels: {app: x}, annotations: {", "labels: {app: x, ").replace("annotations: {", "labels: {");
+        let (label, right) = (format!("is a label here ({}.labels)", on.place()), format!("write it under {}.annotations", on.place()));
+        must_say(&format!("{on:?}"), &scene.refused(&file), &["konductor.io/mutex", &label, &right]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_update_adds_is_looked_at_too() {
+    let scene = Scene::open("updates").await;
+    for on in [On::Job, On::CronJob, On::CronJobTemplate, On::Deployment] {
+        let file =
+            manifest(on, "mine: x", APP).replace("schedule:", "suspend: true, schedule:").replace("selector:", "replicas: 0, selector:");
+        scene.apply(&file);
+        let said = scene.refused(&file.replace("mine: x", "mine: x, konducter.io/mutex: db"));
+        must_say(&format!("{on:?}"), &said, &["konducter.io/mutex", &format!("{}.annotations", on.place())]);
+        if on != On::CronJobTemplate {
+            let said = scene.run_refused(&["label", &format!("{on:?}"), "x", "konductor.io/mutex=db"]);
+            must_say(&format!("{on:?}"), &said, &["konductor.io/mutex", "is a label here (metadata.labels)"]);
+        }
+        scene.apply(&file.replace("mine: x", "mine: 'y'"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,9 +182,9 @@ async fn what_will_hurt_is_warned_of() {
 async fn what_a_running_pod_or_job_holds_cannot_be_edited() {
     let scene = Scene::open("frozen").await;
     scene.create_mutex("db");
-    scene.apply(&scene.beating_pod("holder", "konductor.io/mutex: db", 600, 0, 0));
-    scene.apply(&scene.beating_pod("plain", "", 600, 0, 0));
-    scene.apply(&scene.beating_job("job", "konductor.io/mutex: db", 1));
+    scene.apply(&scene.app("holder").as_pod("konductor.io/mutex: db"));
+    scene.apply(&scene.app("plain").as_pod(""));
+    scene.apply(&scene.app("job").seconds(1).as_job("konductor.io/mutex: db"));
     scene.until_beating("holder").await;
     for edit in [
         &["annotate", "--overwrite", "pod/holder", "konductor.io/mutex=other"][..],
@@ -164,17 +215,17 @@ async fn what_a_running_pod_or_job_holds_cannot_be_edited() {
 async fn what_only_konductor_writes_cannot_be_forged() {
     let scene = Scene::open("forged").await;
     scene.create_mutex("db");
-    scene.apply(&scene.beating_pod("holder", "konductor.io/mutex: db", 600, 0, 0));
+    scene.apply(&scene.app("holder").as_pod("konductor.io/mutex: db"));
     scene.until_beating("holder").await;
     let forged = "konductor.io/mutex: db;fencing=true, status.konductor.io/token-0: '999', status.konductor.io/copied-from: Job";
-    scene.apply(&scene.beating_pod("liar", forged, 1, 0, 0));
+    scene.apply(&scene.app("liar").seconds(1).as_pod(forged));
     let pod = scene.pods().get("liar").await.unwrap();
     let annotations = pod.metadata.annotations.unwrap();
     assert!(!annotations.keys().any(|key| key.starts_with("status.konductor.io/")), "{annotations:?}");
     scene.until_waiting("liar").await;
 
     // Its Pod may not act under the hold of a Job that asks for nothing.
-    let job = scene.beating_job("free-rider", "", 1);
+    let job = scene.app("free-rider").seconds(1).as_job("");
     let job = with_template(&job, "annotations: {konductor.io/mutex: db, status.konductor.io/copied-from: Job}");
     scene.apply(&job);
     let job = scene.jobs().get("free-rider").await.unwrap();
@@ -183,7 +234,7 @@ async fn what_only_konductor_writes_cannot_be_forged() {
 
     // A label alone makes no holder.
     scene.apply(
-        &scene.beating_pod("labelled", "", 1, 0, 0).replace("annotations:", "labels: {konductor.io/injected: 'true'}, annotations:"),
+        &scene.app("labelled").seconds(1).as_pod("").replace("annotations:", "labels: {konductor.io/injected: 'true'}, annotations:"),
     );
     let labels = scene.pods().get("labelled").await.unwrap().metadata.labels.unwrap_or_default();
     assert!(!labels.contains_key("konductor.io/injected"), "{labels:?}");
@@ -206,7 +257,7 @@ async fn applying_the_same_file_again_changes_nothing() {
     let holds = "konductor.io/acquire: 'mutex/db, semaphore/api;permits=2'";
     let generation = |kind: &str, name: &str| scene.run(&["get", kind, name, "-o", "jsonpath={.metadata.generation}"]);
     for (kind, name, file) in [
-        ("job", "job", scene.beating_job("job", holds, 1)),
+        ("job", "job", scene.app("job").seconds(1).as_job(holds)),
         ("cronjob", "x", manifest(On::CronJob, holds, APP)),
         ("deployment", "x", manifest(On::Deployment, holds, APP).replace("selector:", "replicas: 0, selector:")),
     ] {
@@ -217,14 +268,14 @@ async fn applying_the_same_file_again_changes_nothing() {
         assert_eq!(generation(kind, name), before, "{kind}");
     }
     // kubectl calls a Pod with volumes "configured" in any case: every Pod gets one from Kubernetes itself.
-    let pod = scene.beating_pod("pod", "konductor.io/semaphore: api", 600, 0, 0);
+    let pod = scene.app("pod").as_pod("konductor.io/semaphore: api");
     scene.apply(&pod);
     scene.until_beating("pod").await;
     let before = scene.run(&["get", "pod", "pod", "-o", "jsonpath={.metadata.annotations} {.spec}"]);
     scene.apply(&pod);
     assert_eq!(scene.run(&["get", "pod", "pod", "-o", "jsonpath={.metadata.annotations} {.spec}"]), before);
     scene.until_jobs_complete(1).await;
-    assert!(scene.apply(&scene.beating_job("job", holds, 1)).contains("unchanged"), "also when it is complete");
+    assert!(scene.apply(&scene.app("job").seconds(1).as_job(holds)).contains("unchanged"), "also when it is complete");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -355,7 +406,7 @@ async fn each_job_of_a_cron_job_holds() {
     let template = scene.run(&["get", "cronjob", "x", "-o", "jsonpath={.spec.jobTemplate.metadata.annotations}"]);
     must_say("the jobTemplate", &template, &[r#""konductor.io/mutex":"db""#, r#""status.konductor.io/copied-from":"CronJob""#]);
 
-    scene.apply(&scene.beating_pod("holder", "konductor.io/mutex: db", 600, 0, 0));
+    scene.apply(&scene.app("holder").as_pod("konductor.io/mutex: db"));
     scene.until_beating("holder").await;
     for name in ["first", "second"] {
         scene.run(&["create", "job", "--from=cronjob/x", name]);
@@ -384,10 +435,10 @@ async fn each_job_of_a_cron_job_holds() {
 async fn a_pod_that_switches_konductor_off_is_left_alone() {
     let scene = Scene::open("switched_off").await;
     scene.create_mutex("db");
-    scene.apply(&scene.beating_pod("holder", "konductor.io/mutex: db", 600, 0, 0));
+    scene.apply(&scene.app("holder").as_pod("konductor.io/mutex: db"));
     scene.until_beating("holder").await;
-    scene.apply(&scene.beating_pod("free", "konductor.io/mutex: db, konductor.io/inject: 'false'", 1, 0, 0));
-    scene.apply(&scene.beating_job("free-job", "konductor.io/mutex: db, konductor.io/inject: 'false'", 1));
+    scene.apply(&scene.app("free").seconds(1).as_pod("konductor.io/mutex: db, konductor.io/inject: 'false'"));
+    scene.apply(&scene.app("free-job").seconds(1).as_job("konductor.io/mutex: db, konductor.io/inject: 'false'"));
     scene.until_succeeded("free").await;
     scene.until_jobs_complete(1).await;
     assert!(scene.pods().get("free").await.unwrap().spec.unwrap().init_containers.unwrap_or_default().is_empty());

@@ -45,6 +45,22 @@ stands behind a has(). A path is that of an object's metadata, such as `object.m
     && !(has(object.metadata.annotations) && k in object.metadata.annotations))))
 {{- end }}
 
+{{/*
+The keys k of annotations or labels (the first argument) that fulfil a condition (the second) and that an update adds, as a list of [where, k]:
+on the object and on each template in it. The templates come first: Kubernetes itself copies a Job's labels up from its template. The variable
+`before` is the object before the update, or {}.
+*/}}
+{{- define "cel.added" -}}
+{{- $field := index . 0 -}}
+{{- $condition := index . 1 -}}
+{{- range $index, $place := list "spec.jobTemplate.spec.template.metadata" "spec.jobTemplate.metadata" "spec.template.metadata" "metadata" }}
+{{- $keys := printf ".?%s.?%s.orValue({})" (replace "." ".?" $place) $field }}
+{{- if $index }}
++ {{ end -}}
+object{{ $keys }}.map(k, !(k in variables.before{{ $keys }}) && {{ $condition }}, ['{{ $place }}.{{ $field }}', string(k)])
+{{- end }}
+{{- end }}
+
 {{/* The request is not konductor's own. */}}
 {{- define "cel.notKonductor" -}}
 request.userInfo.username != 'system:serviceaccount:{{ .Release.Namespace }}:konductor'
