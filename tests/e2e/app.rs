@@ -11,7 +11,6 @@ pub struct App {
     pub name: String,
     folder: PathBuf,
     seconds: u32,
-    code: u8,
     grace: u32,
     restart: &'static str,
     limit: Option<(&'static str, &'static str)>,
@@ -48,7 +47,6 @@ impl App {
             name: name.to_owned(),
             folder: folder.to_owned(),
             seconds: 900,
-            code: 0,
             grace: 1,
             restart: "Never",
             limit: None,
@@ -66,11 +64,6 @@ impl App {
     /// Ends by itself after this long.
     pub fn seconds(self, seconds: u32) -> Self {
         Self { seconds, ..self }
-    }
-
-    /// Exits with this code when its seconds are over.
-    pub fn code(self, code: u8) -> Self {
-        Self { code, ..self }
     }
 
     /// Beats on for this long after SIGTERM, so that a grace period (60 s) is really used.
@@ -146,11 +139,11 @@ impl App {
     }
 
     fn container(&self, name: &str) -> Value {
-        let Self { name: file, seconds, code, grace, .. } = self;
+        let Self { name: file, seconds, grace, .. } = self;
         // `FILE.end` tells it to end: with the exit code in it, or by memory (`oom`), and then it is taken away, by one of several Pods at most, so that
-        // the next run goes on until it is told itself; or, where it is empty, with its own code, in every run.
+        // the next run goes on until it is told itself; or, where it is empty, with 0, in every run.
         let script = format!(
-            "file=/beats/{file}; read began idle < /proc/uptime; left=$(( {seconds} * 20 )); code={code}
+            "file=/beats/{file}; read began idle < /proc/uptime; left=$(( {seconds} * 20 )); code=0
             beat() {{ read now idle < /proc/uptime; echo \"$now $began ${{KONDUCTOR_FENCING_TOKEN:-0}} $HOSTNAME\" >> $file; }}
             trap 'left=$(( {grace} * 20 ))' TERM
             while [ $left -gt 0 ]; do

@@ -357,7 +357,7 @@ async fn a_deleted_mutex_lets_nobody_in_before_its_holder_has_ended() {
         scene.end(&case.holder(), "0");
         scene.until("the Mutex is gone", async || scene.mutexes().get_opt(&case.mutex()).await.unwrap().is_none()).await;
         assert!(scene.beats(&case.next()).is_empty(), "{case}: there is no Mutex, so nobody can hold it");
-        scene.apply(&mutex(&case.mutex()));
+        scene.create_mutex(&case.mutex());
         handed_over(&scene, *case).await;
     }
 }

@@ -31,7 +31,7 @@ async fn answer(scene: &Scene, path: &str, token: Option<&str>) -> Answer {
 
 /// A Pod that holds nothing of its own and runs until it is told to end.
 fn plain_pod(scene: &Scene, name: &str) {
-    scene.apply(&scene.beating_pod(name, "", 600, 0, 0));
+    scene.apply(&scene.app(name).as_pod(""));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,7 +67,7 @@ async fn a_token_that_is_not_a_pods_own_is_refused() {
 async fn the_token_of_a_deleted_pod_is_refused() {
     let scene = Scene::open("deleted_pods_token").await;
     scene.create_mutex("db");
-    scene.apply(&scene.beating_pod("gone", "konductor.io/mutex: db", 600, 0, 0));
+    scene.apply(&scene.app("gone").as_pod("konductor.io/mutex: db"));
     scene.until_beating("gone").await;
     let token = token_of_pod(&scene, "gone").await;
     assert_eq!(answer(&scene, "/v1/verify", Some(&token)).await.status, 200);
@@ -83,7 +83,7 @@ async fn the_token_of_a_deleted_pod_is_refused() {
         .await;
 
     // A new Pod of the same name is another Pod.
-    scene.apply(&scene.beating_pod("gone", "konductor.io/mutex: db", 600, 0, 0));
+    scene.apply(&scene.app("gone").as_pod("konductor.io/mutex: db"));
     assert!(matches!(ask(&scene, "/v1/verify", Some(&token)).await.status, 401 | 403));
     scene.until_mutex_held_by("db", "gone").await;
 }
@@ -93,8 +93,8 @@ async fn a_stolen_token_gives_only_what_its_own_pod_may() {
     let scene = Scene::open("stolen_token").await;
     scene.create_mutex("mine");
     scene.create_mutex("theirs");
-    scene.apply(&scene.beating_pod("me", "konductor.io/mutex: mine", 600, 0, 0));
-    scene.apply(&scene.beating_pod("they", "konductor.io/mutex: theirs", 600, 0, 0));
+    scene.apply(&scene.app("me").as_pod("konductor.io/mutex: mine"));
+    scene.apply(&scene.app("they").as_pod("konductor.io/mutex: theirs"));
     plain_pod(&scene, "stranger");
     scene.until_beating("me").await;
     scene.until_beating("they").await;
@@ -108,7 +108,7 @@ async fn a_stolen_token_gives_only_what_its_own_pod_may() {
 
     // Saying that the Pod ended is a reason to look; it runs, so nothing happens.
     assert_eq!(answer(&scene, "/v1/release", Some(&mine)).await.status, 200);
-    scene.apply(&scene.beating_pod("behind-me", "konductor.io/mutex: mine", 1, 0, 0));
+    scene.apply(&scene.app("behind-me").seconds(1).as_pod("konductor.io/mutex: mine"));
     scene.until_waiting("behind-me").await;
     assert_eq!(scene.mutex_holders("mine").await, ["me"]);
     assert_eq!(scene.mutex_holders("theirs").await, ["they"]);
@@ -134,8 +134,8 @@ async fn a_primitive_of_another_namespace_must_allow_it() {
         "apiVersion: konductor.io/v1\nkind: Mutex\nmetadata: {{name: shared}}\nspec: {{allowedNamespaces: [{}]}}\n",
         guest.namespace
     ));
-    guest.apply(&guest.beating_pod("denied", &format!("konductor.io/mutex: {}/closed", owner.namespace), 1, 0, 0));
-    guest.apply(&guest.beating_pod("allowed", &format!("konductor.io/mutex: {}/shared", owner.namespace), 1, 0, 0));
+    guest.apply(&guest.app("denied").seconds(1).as_pod(&format!("konductor.io/mutex: {}/closed", owner.namespace)));
+    guest.apply(&guest.app("allowed").seconds(1).as_pod(&format!("konductor.io/mutex: {}/shared", owner.namespace)));
 
     guest.until_succeeded("allowed").await;
     guest.until("the other Pod fails", async || guest.phase("denied").await.as_deref() == Some("Failed")).await;

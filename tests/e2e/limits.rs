@@ -5,10 +5,11 @@ use crate::scene::{Scene, kubelet_times};
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_jobs_run_at_most_four_at_once() {
     let scene = Scene::open("twenty_jobs").await;
-    scene.apply("apiVersion: konductor.io/v1\nkind: Semaphore\nmetadata: {name: batch}\nspec: {permits: 4}\n");
+    scene.create_semaphore("batch", 4);
     let names: Vec<String> = (0..20).map(|n| format!("job-{n}")).collect();
-    let jobs: Vec<String> = names.iter().map(|name| scene.beating_job(name, "konductor.io/semaphore: 'batch;fencing=true'", 2)).collect();
-    scene.apply(&jobs.join("---\n"));
+    let jobs: Vec<String> =
+        names.iter().map(|name| scene.app(name).seconds(2).as_job("konductor.io/semaphore: 'batch;fencing=true'")).collect();
+    scene.apply(&jobs.concat());
     scene.until_jobs_complete(20).await;
 
     assert!(scene.most_at_once(&names) <= 4, "{} at once", scene.most_at_once(&names));

@@ -6,19 +6,6 @@ use crate::scene::Scene;
 
 const FIRST: &str = "first";
 
-/// Pods that ask for `target`, applied one after the other while the first of them holds it, each only when the one before waits.
-async fn line_up(scene: &Scene, waiting: &[(&str, &str)]) {
-    for (name, annotation) in waiting {
-        scene.apply(&scene.app(name).seconds(1).as_pod(annotation));
-        scene.until_waiting(name).await;
-    }
-    let pods = scene.pods().list(&Default::default()).await.unwrap();
-    let mut ages: Vec<_> = pods.items.iter().map(|pod| pod.metadata.creation_timestamp.clone().unwrap().0).collect();
-    ages.sort();
-    ages.dedup();
-    assert_eq!(ages.len(), waiting.len() + 1, "no two were created in the same second, so that their age is their order here");
-}
-
 /// The apps in the order in which they started; one ended before the next started.
 async fn took_turns(scene: &Scene, names: &[&str]) -> Vec<String> {
     scene.until("all have run", async || finished(scene).await == names.len()).await;
@@ -44,7 +31,7 @@ async fn the_oldest_goes_first() {
     scene.apply(&scene.app(FIRST).as_pod(lock));
     scene.until_beating(FIRST).await;
     // Neither by name nor the other way round.
-    line_up(&scene, &[("c", lock), ("a", lock), ("d", lock), ("b", lock)]).await;
+    scene.line_up(&[("c", lock), ("a", lock), ("d", lock), ("b", lock)]).await;
     scene.end(FIRST, "0");
     assert_eq!(took_turns(&scene, &[FIRST, "a", "b", "c", "d"]).await, [FIRST, "c", "a", "d", "b"]);
 }
@@ -57,7 +44,7 @@ async fn a_higher_priority_goes_before_age() {
     scene.apply(&scene.app(FIRST).as_pod(lock));
     scene.until_beating(FIRST).await;
     let (low, high) = ("konductor.io/mutex: turn;priority=-1", "konductor.io/mutex: turn;priority=10");
-    line_up(&scene, &[("low", low), ("normal", lock), ("high", high), ("high-2", high)]).await;
+    scene.line_up(&[("low", low), ("normal", lock), ("high", high), ("high-2", high)]).await;
     scene.end(FIRST, "0");
     assert_eq!(took_turns(&scene, &[FIRST, "low", "normal", "high", "high-2"]).await, [FIRST, "high", "high-2", "normal", "low"]);
 }
@@ -65,11 +52,11 @@ async fn a_higher_priority_goes_before_age() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wide_request_is_not_starved_by_narrow_ones() {
     let scene = Scene::open("wide_request").await;
-    scene.apply("apiVersion: konductor.io/v1\nkind: Semaphore\nmetadata: {name: room}\nspec: {permits: 3}\n");
+    scene.create_semaphore("room", 3);
     let narrow = "konductor.io/semaphore: room";
     scene.apply(&scene.app(FIRST).as_pod(narrow));
     scene.until_beating(FIRST).await;
-    line_up(&scene, &[("wide", "konductor.io/semaphore: room;permits=3"), ("narrow", narrow), ("narrow-2", narrow)]).await;
+    scene.line_up(&[("wide", "konductor.io/semaphore: room;permits=3"), ("narrow", narrow), ("narrow-2", narrow)]).await;
     // Two permits are free, but somebody older needs them too.
     scene.until_beats_on(FIRST).await;
     assert!(scene.beats("narrow").is_empty() && scene.beats("narrow-2").is_empty());
@@ -86,7 +73,7 @@ async fn one_that_gives_up_waiting_holds_nobody_up() {
     let lock = "konductor.io/mutex: turn";
     scene.apply(&scene.app(FIRST).as_pod(lock));
     scene.until_beating(FIRST).await;
-    line_up(&scene, &[("gives-up", lock), ("second", lock)]).await;
+    scene.line_up(&[("gives-up", lock), ("second", lock)]).await;
     scene.run(&["delete", "pod", "gives-up", "--wait=false"]);
     scene.end(FIRST, "0");
     assert_eq!(took_turns(&scene, &[FIRST, "second"]).await, [FIRST, "second"]);
@@ -100,7 +87,7 @@ async fn one_that_gives_up_waiting_holds_nobody_up() {
 async fn holds_of_several_are_taken_in_one_order_and_all_end() {
     let scene = Scene::open("several_holds").await;
     scene.create_mutex("left");
-    scene.apply("apiVersion: konductor.io/v1\nkind: Semaphore\nmetadata: {name: right}\nspec: {permits: 1}\n");
+    scene.create_semaphore("right", 1);
     let names: Vec<String> = (0..8).map(|n| format!("pod-{n}")).collect();
     let orders = ["mutex/left, semaphore/right", "semaphore/right, mutex/left"];
     let pods: Vec<String> = names
@@ -118,7 +105,7 @@ async fn holds_of_several_are_taken_in_one_order_and_all_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn permits_that_are_added_let_the_next_ones_in_and_permits_that_are_taken_throw_nobody_out() {
     let scene = Scene::open("permits_change").await;
-    scene.apply("apiVersion: konductor.io/v1\nkind: Semaphore\nmetadata: {name: room}\nspec: {permits: 0}\n");
+    scene.create_semaphore("room", 0);
     let permits = |permits: i32| {
         scene.run(&["patch", "semaphore", "room", "--type=merge", "-p", &format!("{{\"spec\": {{\"permits\": {permits}}}}}")])
     };

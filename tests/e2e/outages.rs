@@ -10,10 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::{
-    api::core::v1::{Namespace, Pod},
-    apimachinery::pkg::apis::meta::v1::Time,
-};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api,
     api::{ListParams, PostParams},
@@ -28,8 +25,6 @@ use crate::{
 };
 
 const HOLDS: &str = "konductor.io/mutex: db";
-/// Runs until it is told to end.
-const LONG: u32 = 3600;
 
 fn servers(scene: &Scene) -> Api<Pod> {
     Api::namespaced(scene.client.clone(), SYSTEM)
@@ -139,27 +134,10 @@ impl Applying {
     }
 }
 
-/// Pods that wait in line, each at least a second younger than the one before.
+/// This many Pods that wait in line; returns their names, first come first.
 async fn line_up(scene: &Scene, annotations: &str, count: usize) -> Vec<String> {
     let names: Vec<String> = (0..count).map(|n| format!("waiter-{n}")).collect();
-    let mut youngest: Option<Time> = None;
-    for name in &names {
-        loop {
-            scene.apply(&scene.beating_pod(name, annotations, 1, 0, 0));
-            let created = scene.pods().get(name).await.unwrap().metadata.creation_timestamp;
-            if created > youngest {
-                youngest = created;
-                break;
-            }
-            // Timestamps have whole seconds: the same one says nothing about age.
-            scene.run(&["delete", "pod", name, "--grace-period=0", "--force"]);
-            sleep(Duration::from_millis(300)).await;
-        }
-        sleep(Duration::from_millis(1000)).await;
-    }
-    for name in &names {
-        scene.until_waiting(name).await;
-    }
+    scene.line_up(&names.iter().map(|name| (name.as_str(), annotations)).collect::<Vec<_>>()).await;
     names
 }
 
@@ -178,7 +156,7 @@ async fn a_killed_leader_loses_no_hold_and_no_place_in_line() {
     scene.create_semaphore("slots", 2);
     let holds = "konductor.io/semaphore: slots";
     for name in ["stays", "ends"] {
-        scene.apply(&scene.beating_pod(name, holds, LONG, 0, 0));
+        scene.apply(&scene.app(name).as_pod(holds));
         scene.until_beating(name).await;
     }
     let line = line_up(&scene, holds, 10).await;
@@ -206,7 +184,7 @@ async fn a_leader_that_stops_for_a_while_grants_nothing_twice() {
     let scene = Scene::open_alone("paused_leader").await;
     until_serving(&scene).await;
     scene.create_mutex("db");
-    scene.apply(&scene.beating_pod("holder", HOLDS, LONG, 0, 0));
+    scene.apply(&scene.app("holder").as_pod(HOLDS));
     scene.until_beating("holder").await;
     let line = line_up(&scene, HOLDS, 4).await;
 
@@ -234,13 +212,13 @@ async fn without_konductor_the_rest_of_the_cluster_goes_on() {
     scene.create_mutex("db");
     scene.create_mutex("jobs");
     scene.create_semaphore("many", 5);
-    scene.apply(&scene.beating_pod("holder", HOLDS, LONG, 0, 0));
+    scene.apply(&scene.app("holder").as_pod(HOLDS));
     scene.until_beating("holder").await;
-    scene.apply(&scene.beating_pod("waiter", HOLDS, 1, 0, 0));
+    scene.apply(&scene.app("waiter").seconds(1).as_pod(HOLDS));
     scene.until_waiting("waiter").await;
-    scene.apply(&scene.beating_job("lasting", "konductor.io/mutex: jobs", LONG));
+    scene.apply(&scene.app("lasting").as_job("konductor.io/mutex: jobs"));
     scene.apply(&scene.app("passing").job_field("ttlSecondsAfterFinished", json!(1)).as_job("konductor.io/semaphore: many"));
-    scene.apply(&scene.beating_job("lean", "konductor.io/semaphore: 'many;release=controller'", LONG));
+    scene.apply(&scene.app("lean").as_job("konductor.io/semaphore: 'many;release=controller'"));
     for name in ["lasting", "passing", "lean"] {
         scene.until_beating(name).await;
     }
@@ -264,13 +242,13 @@ async fn without_konductor_the_rest_of_the_cluster_goes_on() {
     let away = Away::take(&scene).await;
     let tokens = (scene.mutex_token("db").await, scene.mutex_token("jobs").await);
     // Whoever has no annotations does not notice, nor whoever switched konductor off.
-    scene.apply(&scene.beating_pod("plain", "", 1, 0, 0));
-    scene.apply(&scene.beating_pod("switched-off", &format!("{HOLDS}, konductor.io/inject: 'false'"), 1, 0, 0));
-    scene.apply(&scene.beating_job("plain-job", "", 1));
+    scene.apply(&scene.app("plain").seconds(1).as_pod(""));
+    scene.apply(&scene.app("switched-off").seconds(1).as_pod(&format!("{HOLDS}, konductor.io/inject: 'false'")));
+    scene.apply(&scene.app("plain-job").seconds(1).as_job(""));
     scene.until_succeeded("plain").await;
     scene.until_succeeded("switched-off").await;
     // Whoever has some is refused, and told by whom.
-    for (name, file) in [("pod", scene.beating_pod("late", HOLDS, 1, 0, 0)), ("job", scene.beating_job("late", HOLDS, 1))] {
+    for (name, file) in [("pod", scene.app("late").seconds(1).as_pod(HOLDS)), ("job", scene.app("late").seconds(1).as_job(HOLDS))] {
         let said = scene.refused(&file);
         assert!(said.contains("konductor.io") && said.contains("konductor-webhook"), "{name}: {said}");
     }
@@ -332,9 +310,9 @@ async fn certificate(scene: &Scene) -> Vec<u8> {
 async fn changing_certificates_disturbs_nobody(scene: &Scene, change: impl FnOnce()) {
     until_serving(scene).await;
     scene.create_mutex("db");
-    scene.apply(&scene.beating_pod("holder", HOLDS, LONG, 0, 0));
+    scene.apply(&scene.app("holder").as_pod(HOLDS));
     scene.until_beating("holder").await;
-    scene.apply(&scene.beating_pod("waiter", HOLDS, 1, 0, 0));
+    scene.apply(&scene.app("waiter").seconds(1).as_pod(HOLDS));
     scene.until_waiting("waiter").await;
     let applying = Applying::start(scene);
     let old = certificate(scene).await;
@@ -343,7 +321,7 @@ async fn changing_certificates_disturbs_nobody(scene: &Scene, change: impl FnOnc
     // The agent in `waiter` was born with the earlier CA: it must come back to whoever leads now.
     scene.run_in_system(&["rollout", "restart", "deployment/konductor"]);
     until_serving(scene).await;
-    scene.apply(&scene.beating_pod("younger", HOLDS, 1, 0, 0));
+    scene.apply(&scene.app("younger").seconds(1).as_pod(HOLDS));
     scene.until_waiting("younger").await;
     assert_eq!(scene.mutex_holders("db").await, ["holder"]);
     scene.tell_to_end("holder");
@@ -374,17 +352,16 @@ async fn a_rollout_under_load_keeps_every_hold_and_loses_nobody() {
     until_serving(&scene).await;
     scene.create_mutex("db");
     scene.create_semaphore("slots", 2);
-    scene.apply(&scene.beating_pod("holder", HOLDS, LONG, 0, 0));
+    scene.apply(&scene.app("holder").as_pod(HOLDS));
     scene.until_beating("holder").await;
     let line = line_up(&scene, HOLDS, 3).await;
     let holder = scene.mutexes().get("db").await.unwrap().status.unwrap().common.holders;
     let applying = Applying::start(&scene);
     let jobs: Vec<String> = (0..12).map(|n| format!("job-{n}")).collect();
-    scene
-        .apply(&jobs[..6].iter().map(|name| scene.beating_job(name, "konductor.io/semaphore: slots", 2)).collect::<Vec<_>>().join("---\n"));
+    scene.apply(&jobs[..6].iter().map(|name| scene.app(name).seconds(2).as_job("konductor.io/semaphore: slots")).collect::<String>());
     scene.run_in_system(&["rollout", "restart", "deployment/konductor"]);
     for name in &jobs[6..] {
-        scene.apply(&scene.beating_job(name, "konductor.io/semaphore: slots", 2));
+        scene.apply(&scene.app(name).seconds(2).as_job("konductor.io/semaphore: slots"));
     }
     until_serving(&scene).await;
     scene.until_jobs_complete(12).await;
@@ -405,9 +382,9 @@ async fn a_new_ca_is_no_harm_to_holders_and_those_who_wait_say_what_to_do() {
     let scene = Scene::open_alone("new_ca").await;
     until_serving(&scene).await;
     scene.create_mutex("db");
-    scene.apply(&scene.beating_pod("holder", HOLDS, LONG, 0, 0));
+    scene.apply(&scene.app("holder").as_pod(HOLDS));
     scene.until_beating("holder").await;
-    scene.apply(&scene.beating_pod("old", HOLDS, 1, 0, 0));
+    scene.apply(&scene.app("old").seconds(1).as_pod(HOLDS));
     scene.until_waiting("old").await;
     let away = Away::take(&scene).await;
     scene.run_in_system(&["delete", "secret", "konductor-certs"]);
@@ -415,13 +392,13 @@ async fn a_new_ca_is_no_harm_to_holders_and_those_who_wait_say_what_to_do() {
     until_serving(&scene).await;
     let log = |pod: &str| scene.run(&["logs", pod, "-c", "konductor-acquire"]);
     scene.until("the waiting Pod says that it must be made anew", async || log("old").contains("make the Pod anew")).await;
-    scene.apply(&scene.beating_pod("new", HOLDS, 1, 0, 0));
+    scene.apply(&scene.app("new").seconds(1).as_pod(HOLDS));
     scene.until_waiting("new").await;
     scene.tell_to_end("holder");
     // The older one cannot be reached; nobody waits for it for ever.
     scene.until_succeeded("new").await;
     scene.run(&["delete", "pod", "old", "--wait"]);
-    scene.apply(&scene.beating_pod("old", HOLDS, 1, 0, 0));
+    scene.apply(&scene.app("old").seconds(1).as_pod(HOLDS));
     scene.until_succeeded("old").await;
     must_have_run_in_order(&scene, &["holder", "new", "old"].map(String::from));
 }
@@ -448,7 +425,7 @@ async fn an_api_server_that_was_away_changes_nothing() {
     let scene = Scene::open_alone("no_api_server").await;
     until_serving(&scene).await;
     scene.create_mutex("db");
-    scene.apply(&scene.beating_pod("holder", HOLDS, LONG, 0, 0));
+    scene.apply(&scene.app("holder").as_pod(HOLDS));
     scene.until_beating("holder").await;
     let line = line_up(&scene, HOLDS, 3).await;
     let away = NoApiServer::kill();

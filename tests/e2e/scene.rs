@@ -167,16 +167,6 @@ impl Scene {
         self.apply(&format!("apiVersion: konductor.io/v1\nkind: Semaphore\nmetadata: {{name: {name}}}\nspec: {{permits: {permits}}}\n"));
     }
 
-    /// A Job with these annotations whose Pod beats.
-    pub fn beating_job(&self, name: &str, annotations: &str, seconds: u32) -> String {
-        self.app(name).seconds(seconds).as_job(annotations)
-    }
-
-    /// A Pod with these annotations that beats.
-    pub fn beating_pod(&self, name: &str, annotations: &str, seconds: u32, code: u8, grace: u32) -> String {
-        self.app(name).seconds(seconds).code(code).grace(grace).as_pod(annotations)
-    }
-
     /// Makes a workload that beats end now, on its own, and each later run of it.
     pub fn tell_to_end(&self, name: &str) {
         self.end(name, "");
@@ -245,6 +235,15 @@ impl Scene {
     /// Waits until the acquire step of a Pod runs.
     pub async fn until_waiting(&self, pod: &str) {
         self.until(&format!("{pod} waits"), async || self.is_waiting(pod).await).await;
+    }
+
+    /// Pods that wait in line, named and annotated like this: each begins to wait after the one before, and is at least a second younger. Their ages have
+    /// whole seconds, and two of the same age have no order.
+    pub async fn line_up(&self, waiting: &[(&str, &str)]) {
+        for (name, annotations) in waiting {
+            self.apply(&self.app(name).seconds(1).as_pod(annotations));
+            tokio::join!(tokio::time::sleep(Duration::from_secs(1)), self.until_waiting(name));
+        }
     }
 
     /// Waits until a Pod has ended well.
@@ -337,14 +336,17 @@ impl Drop for Scene {
     }
 }
 
-/// Start and end of every app container in the namespace, by Job or Pod name, from the kubelet's reports (whole seconds).
+/// When the app of each Pod in the namespace ran, by the Pod's name: from the first start to the last end of its containers, as the kubelet reported them
+/// (whole seconds). Pods of which none has ended are left out.
 pub async fn kubelet_times(pods: &Api<Pod>) -> BTreeMap<String, (i64, i64)> {
-    let mut times = BTreeMap::new();
+    let mut times: BTreeMap<String, (i64, i64)> = BTreeMap::new();
     for pod in pods.list(&ListParams::default()).await.unwrap() {
         let statuses = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
         for end in statuses.into_iter().filter_map(|status| status.state.and_then(|state| state.terminated)) {
             if let (Some(from), Some(to)) = (end.started_at, end.finished_at) {
-                times.insert(pod.metadata.name.clone().unwrap(), (from.0.as_second(), to.0.as_second()));
+                let (from, to) = (from.0.as_second(), to.0.as_second());
+                let app = times.entry(pod.metadata.name.clone().unwrap()).or_insert((from, to));
+                *app = (app.0.min(from), app.1.max(to));
             }
         }
     }

@@ -15,13 +15,13 @@ async fn kubectl_get_shows_who_holds_and_how_many_wait() {
     let scene = Scene::open("get_shows").await;
     scene.create_mutex("db");
     scene.create_semaphore("api", 2);
-    scene.apply(&scene.beating_job("migrate", HOLDS, 600));
-    scene.apply(&scene.beating_pod("caller", "konductor.io/semaphore: api", 600, 0, 0));
+    scene.apply(&scene.app("migrate").as_job(HOLDS));
+    scene.apply(&scene.app("caller").as_pod("konductor.io/semaphore: api"));
     scene.until_beating("migrate").await;
     scene.until_beating("caller").await;
     scene.run(&["wait", "--for=condition=Held", "mutex/db", "--timeout=60s"]);
     for name in ["second", "third"] {
-        scene.apply(&scene.beating_job(name, HOLDS, 1));
+        scene.apply(&scene.app(name).seconds(1).as_job(HOLDS));
     }
     scene
         .until("the table shows the holder and two that wait", async || {
@@ -55,9 +55,9 @@ async fn kubectl_get_shows_who_holds_and_how_many_wait() {
 async fn a_waiting_pod_says_for_what_and_behind_whom() {
     let scene = Scene::open("waiting_says").await;
     scene.create_mutex("db");
-    scene.apply(&scene.beating_pod("holder", HOLDS, 600, 0, 0));
+    scene.apply(&scene.app("holder").as_pod(HOLDS));
     scene.until_beating("holder").await;
-    scene.apply(&scene.beating_pod("waiter", HOLDS, 1, 0, 0));
+    scene.apply(&scene.app("waiter").seconds(1).as_pod(HOLDS));
     scene.until_waiting("waiter").await;
     let says = |text: &str| text.contains("waiting for mutex/db") && text.contains("held by pod/holder");
     scene.until("kubectl describe pod says so", async || says(&scene.run(&["describe", "pod", "waiter"]))).await;
@@ -81,10 +81,10 @@ async fn whoever_waits_for_several_says_which_one_is_missing_now() {
     scene.create_mutex("first");
     scene.create_mutex("second");
     for name in ["first", "second"] {
-        scene.apply(&scene.beating_pod(&format!("holds-{name}"), &format!("konductor.io/mutex: {name}"), 600, 0, 0));
+        scene.apply(&scene.app(&format!("holds-{name}")).as_pod(&format!("konductor.io/mutex: {name}")));
         scene.until_beating(&format!("holds-{name}")).await;
     }
-    scene.apply(&scene.beating_pod("both", "konductor.io/acquire: 'mutex/second, mutex/first'", 1, 0, 0));
+    scene.apply(&scene.app("both").seconds(1).as_pod("konductor.io/acquire: 'mutex/second, mutex/first'"));
     let event = |mutex: &str| {
         let said = format!("waiting for mutex/{mutex}");
         scene.events("both").iter().any(|event| event.contains(&said) && event.contains(&format!("pod/holds-{mutex}")))
@@ -100,7 +100,7 @@ async fn whoever_waits_for_several_says_which_one_is_missing_now() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_waits_for_a_mutex_that_does_not_exist_yet() {
     let scene = Scene::open("missing_mutex").await;
-    scene.apply(&scene.beating_pod("early", "konductor.io/mutex: later", 1, 0, 0));
+    scene.apply(&scene.app("early").seconds(1).as_pod("konductor.io/mutex: later"));
     scene.until_waiting("early").await;
     let says = |text: &str| text.contains("mutex/later") && text.contains("does not exist");
     scene.until("its log says so", async || says(&scene.run(&["logs", "early", "-c", "konductor-acquire"]))).await;
@@ -115,10 +115,10 @@ async fn a_pod_waits_for_a_mutex_that_does_not_exist_yet() {
 async fn a_wait_that_ran_out_says_so() {
     let scene = Scene::open("timed_out").await;
     scene.create_mutex("db");
-    scene.apply(&scene.beating_pod("holder", HOLDS, 600, 0, 0));
+    scene.apply(&scene.app("holder").as_pod(HOLDS));
     scene.until_beating("holder").await;
-    scene.apply(&scene.beating_pod("hasty", "konductor.io/mutex: db;timeout=0s", 1, 0, 0));
-    scene.apply(&scene.beating_pod("patient", "konductor.io/mutex: db;timeout=5s", 1, 0, 0));
+    scene.apply(&scene.app("hasty").seconds(1).as_pod("konductor.io/mutex: db;timeout=0s"));
+    scene.apply(&scene.app("patient").seconds(1).as_pod("konductor.io/mutex: db;timeout=5s"));
     for name in ["hasty", "patient"] {
         scene.until(&format!("{name} fails"), async || scene.phase(name).await.as_deref() == Some("Failed")).await;
         let log = scene.run(&["logs", name, "-c", "konductor-acquire"]);
@@ -134,9 +134,9 @@ async fn a_wait_that_ran_out_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_for_what_does_not_exist_runs_out_too() {
     let scene = Scene::open("timed_out_missing").await;
-    scene.apply(&scene.beating_pod("hasty", "konductor.io/mutex: later;timeout=0s", 1, 0, 0));
-    scene.apply(&scene.beating_pod("patient", "konductor.io/mutex: later;timeout=8s", 1, 0, 0));
-    scene.apply(&scene.beating_job("job", "konductor.io/mutex: later;timeout=8s", 1));
+    scene.apply(&scene.app("hasty").seconds(1).as_pod("konductor.io/mutex: later;timeout=0s"));
+    scene.apply(&scene.app("patient").seconds(1).as_pod("konductor.io/mutex: later;timeout=8s"));
+    scene.apply(&scene.app("job").seconds(1).as_job("konductor.io/mutex: later;timeout=8s"));
     for name in ["hasty", "patient"] {
         scene.until(&format!("{name} fails"), async || scene.phase(name).await.as_deref() == Some("Failed")).await;
         let log = scene.run(&["logs", name, "-c", "konductor-acquire"]);
