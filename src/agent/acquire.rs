@@ -24,7 +24,7 @@ const LOOK_AT_FILES: Duration = Duration::from_millis(50);
 /// Then the tokens may have changed: ask again which they are.
 const ASK_AGAIN: Duration = Duration::from_secs(120);
 
-/// Runs until granted, refused, or out of patience.
+/// Runs until granted or refused. A server that is away is waited for, however long: waiting inside the init container is gentler than a crash loop.
 pub async fn run(coordinator: &Coordinator, settings: &Settings, voice: &mut Voice) -> Outcome {
     voice.say(&format!("{}: asking for what its annotations say", settings.pod));
     let mut acquiring = Acquiring {
@@ -32,7 +32,6 @@ pub async fn run(coordinator: &Coordinator, settings: &Settings, voice: &mut Voi
         settings,
         voice,
         started: Instant::now(),
-        last_heard: Instant::now(),
         last_waiting: String::new(),
         outage: None,
         backoff: Backoff::default(),
@@ -54,7 +53,6 @@ struct Acquiring<'a> {
     settings: &'a Settings,
     voice: &'a mut Voice,
     started: Instant,
-    last_heard: Instant,
     last_waiting: String,
     /// What was last said about the server's absence, and when.
     outage: Option<(String, Instant)>,
@@ -91,16 +89,7 @@ impl Acquiring<'_> {
                 }
                 Failure::Unavailable(words) => self.complain(&words),
             }
-            let mut pause = self.backoff.pause();
-            if let Some(most) = self.settings.max_unavailable {
-                let left = most.saturating_sub(self.last_heard.elapsed());
-                if left.is_zero() {
-                    let words = format!("the server was not there for {} s", most.as_secs());
-                    return Err(self.end(Outcome::Unavailable, "gave up", &words));
-                }
-                pause = pause.min(left);
-            }
-            sleep(pause).await;
+            sleep(self.backoff.pause()).await;
         }
     }
 
@@ -124,7 +113,6 @@ impl Acquiring<'_> {
     }
 
     fn heard(&mut self) {
-        self.last_heard = Instant::now();
         self.not_recognized = 0;
         if self.outage.take().is_some() {
             self.voice.say("connected again");
@@ -173,8 +161,9 @@ impl Acquiring<'_> {
         })
     }
 
+    /// Not how long it took: a `timeout` counts from the holder's creation, so the time since this step began would only confuse.
     fn end(&mut self, outcome: Outcome, what: &str, words: &str) -> Outcome {
-        self.voice.say(&format!("{what} after {} s: {words}", self.started.elapsed().as_secs()));
+        self.voice.say(&format!("{what}: {words}"));
         outcome
     }
 }

@@ -37,8 +37,8 @@ pub enum Outcome {
     TimedOut,
     /// The Pod may not hold this.
     Denied,
-    /// The coordinator could not be reached for longer than `KONDUCTOR_MAX_UNAVAILABLE`.
-    Unavailable,
+    /// The machine did not let the step start: no runtime, or no hold of SIGTERM.
+    CannotStart,
     /// The environment is not what injection writes.
     BadConfiguration,
     /// SIGTERM came first. Not 0: the app must not start.
@@ -52,7 +52,7 @@ impl Outcome {
             Self::Granted => 0,
             Self::TimedOut => 3,
             Self::Denied => 4,
-            Self::Unavailable => 5,
+            Self::CannotStart => 5,
             Self::BadConfiguration => 78,
             Self::Terminated => 128 + 15,
         }
@@ -81,7 +81,7 @@ pub fn run(step: Step) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             voice.say(&format!("starting failed: {error}"));
-            return Outcome::Unavailable.into();
+            return Outcome::CannotStart.into();
         }
     };
     runtime.block_on(take(step, &mut voice)).into()
@@ -92,7 +92,7 @@ async fn take(step: Step, voice: &mut Voice) -> Outcome {
         Ok(terminate) => terminate,
         Err(error) => {
             voice.say(&format!("taking over SIGTERM failed: {error}"));
-            return Outcome::Unavailable;
+            return Outcome::CannotStart;
         }
     };
     let terminated = async move {

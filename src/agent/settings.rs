@@ -1,6 +1,6 @@
 //! The environment that injection writes, parsed once. Every mistake is named in one message.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use rustls::{
     RootCertStore,
@@ -26,9 +26,6 @@ pub struct Settings {
     pub fencing_holds: usize,
     /// Where those files are.
     pub fencing_directory: PathBuf,
-    /// `KONDUCTOR_MAX_UNAVAILABLE` (seconds): give up after so long without the server. By default never: waiting inside the init
-    /// container is gentler than a crash loop.
-    pub max_unavailable: Option<Duration>,
 }
 
 /// Everything that is wrong with the environment.
@@ -50,7 +47,6 @@ impl Settings {
         let roots = reader.required("KONDUCTOR_CA", "one or more CA certificates as PEM", roots);
         let token_file = reader.required("KONDUCTOR_TOKEN_FILE", "a path", |value| Some(PathBuf::from(value)));
         let fencing_holds = reader.optional("KONDUCTOR_FENCING_HOLDS", "a number", |value| value.parse().ok());
-        let max_unavailable = reader.optional("KONDUCTOR_MAX_UNAVAILABLE", "a number of seconds", |value| value.parse().ok());
         let pod = match ["POD_NAMESPACE", "POD_NAME"].map(|name| reader.read(name)) {
             [Some(namespace), Some(name)] => format!("{namespace}/{name}"),
             _ => "this Pod".to_owned(),
@@ -64,7 +60,6 @@ impl Settings {
                 pod,
                 fencing_holds: fencing_holds.unwrap_or(0),
                 fencing_directory: PathBuf::from(FENCING_DIRECTORY),
-                max_unavailable: max_unavailable.map(Duration::from_secs),
             }),
             _ => Err(Mistakes(reader.mistakes)),
         }

@@ -294,6 +294,8 @@ async fn each_kind_of_refusal_has_its_exit_code() {
         assert_eq!(stage.acquire().await, outcome);
         assert_eq!(outcome.code(), code);
         assert_eq!(stage.paths().len(), 1, "a refusal is not tried again");
+        let last = stage.log.lines().pop().unwrap();
+        assert!(last.starts_with("gave up: waited 10m") || last.starts_with("refused: "), "{last}");
     }
 }
 
@@ -334,14 +336,13 @@ async fn a_session_that_heartbeats_lasts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_is_away_for_longer_than_allowed_is_the_end_only_if_that_is_set() {
-    let mut stage = Stage::paused(vec![problem(503, "starting")]).await;
-    assert!(timeout(Duration::from_secs(900), stage.acquire()).await.is_err());
-    stage.settings.max_unavailable = Some(Duration::from_secs(60));
+async fn a_server_that_is_away_is_waited_for_however_long() {
+    let mut script = vec![problem(503, "starting"); 200];
+    script.push(Reply::Lines(vec![granted(1)]));
+    let stage = Stage::paused(script).await;
     let start = Instant::now();
-    assert_eq!(stage.acquire().await, Outcome::Unavailable);
-    assert!((60..62).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
-    assert_eq!(Outcome::Unavailable.code(), 5);
+    assert_eq!(stage.acquire().await, Outcome::Granted);
+    assert!(start.elapsed() > Duration::from_secs(300), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -360,23 +361,22 @@ async fn a_token_that_is_recognized_a_little_later_does_no_harm() {
     assert_eq!(Stage::paused(script).await.acquire().await, Outcome::Granted);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_token_is_read_anew_for_every_attempt() {
-    let stage = Stage::new(vec![Reply::Hang(vec![waiting("first")])]).await;
-    let _ = timeout(Duration::from_millis(500), stage.acquire()).await;
+    let stage = Stage::paused(vec![Reply::Hang(vec![waiting("for its turn")])]).await;
+    assert!(timeout(Duration::from_secs(1), stage.acquire()).await.is_err());
     fs::write(stage.settings.fencing_directory.join("token"), "second").unwrap();
-    let _ = timeout(Duration::from_millis(500), stage.acquire()).await;
+    assert!(timeout(Duration::from_secs(1), stage.acquire()).await.is_err());
     let bearers: Vec<_> = stage.requests.lock().unwrap().iter().map(|(_, bearer)| bearer.clone()).collect();
     assert_eq!(bearers, ["Bearer first", "Bearer second"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_server_of_another_ca_is_not_spoken_to() {
-    let stage = Stage::new(vec![Reply::Lines(vec![granted(1)])]).await;
-    let mut stranger = Stage::new(vec![Reply::Lines(vec![granted(1)])]).await;
-    stranger.settings.address = stage.settings.address;
-    stranger.settings.max_unavailable = Some(Duration::ZERO);
-    assert_eq!(stranger.acquire().await, Outcome::Unavailable);
+    let stage = Stage::paused(vec![Reply::Lines(vec![granted(1)])]).await;
+    let mut stranger = Stage::paused(vec![Reply::Lines(vec![granted(1)])]).await;
+    stranger.memory = stage.memory.clone();
+    assert!(timeout(Duration::from_secs(60), stranger.acquire()).await.is_err());
     assert_eq!(stranger.log.count("does not trust"), 1);
     assert!(stage.paths().is_empty());
 }
@@ -388,15 +388,16 @@ async fn words_of_a_newer_server_do_no_harm() {
     assert_eq!(stage.acquire().await, Outcome::Granted);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn with_fencing_the_step_ends_when_the_files_show_the_granted_tokens() {
-    let mut stage = Stage::new(vec![Reply::Lines(vec![granted(17)])]).await;
+    let mut stage = Stage::paused(vec![Reply::Lines(vec![granted(17)])]).await;
     stage.settings.fencing_holds = 1;
     let file = stage.settings.fencing_directory.join("0");
     fs::write(&file, "16").unwrap();
-    assert!(timeout(Duration::from_millis(300), stage.acquire()).await.is_err(), "16 is the token of an earlier hold");
+    assert!(timeout(Duration::from_secs(60), stage.acquire()).await.is_err(), "16 is the token of an earlier hold");
     fs::write(&file, "17\n").unwrap();
-    assert_eq!(timeout(Duration::from_secs(5), stage.acquire()).await, Ok(Outcome::Granted));
+    assert_eq!(stage.acquire().await, Outcome::Granted);
+    assert_eq!(stage.paths().len(), 2, "one request for each run of the step");
 }
 
 #[tokio::test(start_paused = true)]
@@ -424,10 +425,11 @@ async fn a_sidecar_without_its_hold_says_so_and_keeps_running() {
     assert!((10..=21).contains(&stage.paths().len()), "{}", stage.paths().len());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_sidecar_verifies_as_soon_as_the_server_is_back() {
-    let stage = Stage::new(vec![problem(503, "starting"), Reply::Break, held(true)]).await;
-    let _ = timeout(Duration::from_secs(2), stage.hold(pending())).await;
+    let stage = Stage::paused(vec![problem(503, "starting"), Reply::Break, held(true)]).await;
+    assert!(timeout(Duration::from_secs(2), stage.hold(pending())).await.is_err());
+    assert_eq!(stage.paths(), ["/v1/verify"; 3]);
     assert_eq!(stage.log.count("cannot be verified yet"), 1);
     assert_eq!(stage.log.count("team/etl holds"), 1);
 }
@@ -439,11 +441,11 @@ async fn the_end_is_reported_even_before_the_hold_was_verified() {
     assert_eq!(stage.paths(), ["/v1/release"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_answer_delays_the_end_by_less_than_a_second() {
     for reply in [Reply::Hang(Vec::new()), problem(503, "starting"), Reply::Break] {
-        let stage = Stage::new(vec![reply]).await;
-        let start = std::time::Instant::now();
+        let stage = Stage::paused(vec![reply]).await;
+        let start = Instant::now();
         assert_eq!(stage.hold(ready(())).await, Outcome::Granted);
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         assert_eq!(stage.log.count("konductor will see it by itself"), 1);
@@ -470,7 +472,6 @@ fn every_mistake_in_the_environment_is_named_at_once() {
             "KONDUCTOR_SERVER_NAME is not a DNS name",
             "KONDUCTOR_CA is not one or more CA certificates as PEM",
             "KONDUCTOR_FENCING_HOLDS is not a number",
-            "KONDUCTOR_MAX_UNAVAILABLE is not a number of seconds",
         ]
     );
     assert_eq!(Outcome::BadConfiguration.code(), 78);

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{cluster::Cluster, fresh, names};
@@ -17,6 +18,9 @@ use crate::{
 const SECRET: &str = "/api/v1/namespaces/konductor-system/secrets/konductor-certs";
 const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/konductor";
 const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/konductor";
+
+/// By the paused clock, which stands still as long as anybody has something to do: whatever can happen in this time has happened after it.
+const A_WHILE: Duration = Duration::from_secs(600);
 
 fn settings() -> Settings {
     Settings {
@@ -74,7 +78,7 @@ fn ours(change: impl FnOnce(&mut BTreeMap<String, ByteString>)) -> Value {
     json!({"metadata": {"name": "konductor-certs", "namespace": "konductor-system", "labels": {"mine": "stays"}, "annotations": {MANAGER_ANNOTATION: "konductor"}}, "type": "kubernetes.io/tls", "data": data})
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn two_replicas_that_start_together_make_one_secret_and_rest() {
     let cluster = with_configurations();
     let replicas = [start(&cluster, settings()), start(&cluster, settings())];
@@ -90,9 +94,9 @@ async fn two_replicas_that_start_together_make_one_secret_and_rest() {
     assert_eq!(cluster.get(MUTATING).unwrap()["webhooks"][2]["fromTheFuture"], 2, "fields that we do not know survive");
 
     let writes = |cluster: &Cluster| ["POST", "PUT", "PATCH"].map(|method| cluster.requests(method));
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    sleep(A_WHILE).await;
     let before = writes(&cluster);
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    sleep(A_WHILE).await;
     assert_eq!(writes(&cluster), before, "nobody writes when nothing is due");
     assert_eq!(before[1], 0, "one create was enough");
 }
@@ -115,14 +119,14 @@ async fn a_configuration_that_appears_later_gets_the_bundle() {
     cluster.until(|cluster| carries(cluster, VALIDATING, &bundle)).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_secret_of_somebody_else_is_left_alone() {
     let cluster = with_configurations();
     let mut foreign = ours(|_| ());
     foreign["metadata"]["annotations"] = json!({});
     cluster.put(SECRET, foreign);
     let certificates = start(&cluster, settings());
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    sleep(A_WHILE).await;
     assert!(!certificates.is_ready());
     assert_eq!([cluster.requests("PUT"), cluster.requests("POST"), cluster.requests("PATCH")], [0, 0, 0]);
 }
@@ -186,11 +190,11 @@ async fn a_lost_ca_key_publishes_a_second_ca_everywhere_and_keeps_the_leaf() {
     assert_eq!(cluster.get(SECRET).unwrap()["data"][LEAF], leaf);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_secret_that_cert_manager_keeps_is_only_read() {
     let cluster = with_configurations();
     let certificates = start(&cluster, Settings { managed_elsewhere: true, ..settings() });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    sleep(A_WHILE).await;
     assert!(!certificates.is_ready());
     let mut secret = ours(|data| drop(data.remove(ISSUER_KEY)));
     secret["metadata"]["annotations"] = json!({"cert-manager.io/issuer-name": "ours"});
@@ -202,12 +206,13 @@ async fn a_secret_that_cert_manager_keeps_is_only_read() {
     assert_eq!([cluster.requests("PUT"), cluster.requests("POST")], [0, 0]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_api_server_that_was_away_is_no_end() {
     let cluster = with_configurations();
     cluster.set_down(true);
     let certificates = start(&cluster, settings());
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    sleep(A_WHILE).await;
+    assert!(!certificates.is_ready() && cluster.requests("GET") > 1, "it has tried more than once");
     cluster.set_down(false);
     ready(&certificates).await;
 }
