@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Read, Write},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -17,7 +18,10 @@ use crate::{
 
 /// What to inject, and what an installation would inject.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Example:\n  koncli inject -f job.yaml | kubectl diff -f -")]
+#[command(
+    after_help = "Of a Job or CronJob the output shows the copied annotations and no container: Pods are injected when they are created.\n\n\
+                        Example:\n  koncli inject -f pod.yaml | kubectl diff -f -"
+)]
 pub struct InjectArgs {
     /// File of YAML or JSON documents; `-` is the standard input.
     #[arg(short, long, value_name = "FILE")]
@@ -28,9 +32,9 @@ pub struct InjectArgs {
     /// Image of the injected containers.
     #[arg(long, default_value = "konductor")]
     image: String,
-    /// Address of the coordinator's Service.
-    #[arg(long, default_value = "konductor-coordinator.konductor-system.svc:443")]
-    server_address: String,
+    /// IP address and port of the coordinator's Service, to be shown in the output; an installation fills in its own.
+    #[arg(long, default_value = "192.0.2.1:443")]
+    server_address: SocketAddr,
     /// File with the CA certificates that vouch for the coordinator, PEM.
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
@@ -44,7 +48,7 @@ pub fn inject(args: &InjectArgs, out: &mut dyn Write, err: &mut dyn Write) -> an
         image: image.clone(),
         image_pull_policy: "IfNotPresent".to_owned(),
         server_name: "konductor-coordinator.konductor-system.svc".to_owned(),
-        server_address: server_address.clone(),
+        server_address: server_address.to_string(),
         ca_pem,
         default_release: Release::Hook,
         resources: Resources::default(),
@@ -88,12 +92,22 @@ fn admit(settings: &Settings, object: &Value, default_namespace: &str) -> Result
     let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or(default_namespace);
     let request = Request { namespace, object, old: None };
     let mut outcome = inject::inject(settings, &request).map_err(|refusal| refusal.to_string())?;
-    let template = object.pointer("/spec/template").or_else(|| object.pointer("/spec/jobTemplate"));
-    if template.is_some() && object.get("kind").is_none_or(|kind| kind != "Pod") {
+    if is_validated(object) {
         let request = Request { namespace, object: &outcome.object, old: None };
         outcome.warnings.extend(validate(&request).map_err(|refusal| refusal.to_string())?);
     }
     Ok((outcome.object, outcome.warnings))
+}
+
+/// Whether the validating webhook is asked about objects of this kind.
+fn is_validated(object: &Value) -> bool {
+    let text = |field| object.get(field).and_then(Value::as_str).unwrap_or_default();
+    matches!(
+        (text("apiVersion"), text("kind")),
+        ("v1", "ReplicationController")
+            | ("apps/v1", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
+            | ("batch/v1", "Job" | "CronJob")
+    )
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -141,6 +155,19 @@ mod tests {
         assert_eq!(code, ExitCode::FAILURE);
         assert!(err.contains("konductor.io/mutx") && err.contains("konductor.io/mutex"), "{err}");
         assert_eq!(out.matches("kind: Pod").count(), 2, "{out}");
+    }
+
+    #[test]
+    fn templates_are_checked_where_the_webhook_checks_them() {
+        let template = "spec: {template: {metadata: {annotations: {konductor.io/mutx: db}}, spec: {containers: []}}}";
+        for (of, code) in [
+            ("apiVersion: apps/v1\nkind: Deployment", ExitCode::FAILURE),
+            ("apiVersion: v1\nkind: ReplicationController", ExitCode::FAILURE),
+            ("apiVersion: serving.knative.dev/v1\nkind: Service", ExitCode::SUCCESS),
+        ] {
+            let (ended, _, err) = koncli(&format!("{of}\nmetadata: {{name: x}}\n{template}\n"));
+            assert_eq!((ended, err.contains("konductor.io/mutex")), (code, code == ExitCode::FAILURE), "{of}: {err}");
+        }
     }
 
     #[test]
