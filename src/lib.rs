@@ -14,7 +14,8 @@
 //! on evidence only. Tokens only grow.
 //!
 //! In reading order: [`api`] (the custom resources), [`plan`] (annotations), [`rules`] (who holds what, when), [`inject`] (what is written on
-//! Pods), then the parts with a network: `controller`, `coordinator`, `webhook`, `agent`, put together by `serve`.
+//! Pods), then the parts with a network: `controller`, `coordinator`, `webhook`, `agent`, put together by `serve` and
+//! run by `process`.
 
 pub mod api;
 pub mod inject;
@@ -34,6 +35,8 @@ pub mod controller;
 pub mod coordinator;
 #[cfg(feature = "server")]
 pub mod health;
+#[cfg(feature = "server")]
+pub mod process;
 #[cfg(feature = "server")]
 pub mod serve;
 #[cfg(feature = "server")]

@@ -20,7 +20,7 @@ use tracing::warn;
 
 use super::{
     identity::{Identities, Identity, IdentityError},
-    protocol::{Problem, Progress, Reason, Verified},
+    protocol::{Problem, Progress, Verified},
     session::Place,
 };
 use crate::controller::{Context, PodFacts, SessionGuard};
@@ -175,15 +175,13 @@ impl Line {
                     self.done = true;
                     return Some(Progress::Granted { tokens });
                 }
-                Place::Refused { reason, message } => return self.refuse(reason, message),
+                Place::Refused { reason, message } => {
+                    self.done = true;
+                    return Some(Progress::Refused { reason, message });
+                }
                 Place::Waiting(_) | Place::Unknown if beat => return Some(Progress::Heartbeat),
                 Place::Waiting(_) | Place::Unknown => {}
             }
         }
-    }
-
-    fn refuse(&mut self, reason: Reason, message: String) -> Option<Progress> {
-        self.done = true;
-        Some(Progress::Refused { reason, message })
     }
 }

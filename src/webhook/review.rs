@@ -53,14 +53,12 @@ pub fn validate(review: &Value) -> Result<Value, BadReview> {
 type Decision = Result<(Map<String, Value>, Vec<String>), Refusal>;
 
 fn answer(review: &Value, decide: impl FnOnce(&Request<'_>) -> Decision) -> Result<Value, BadReview> {
-    let word = |field: &str| review.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let (version, kind) = (word("apiVersion"), word("kind"));
+    let (version, kind) = (text(review, "apiVersion"), text(review, "kind"));
     if version != VERSION || kind != KIND {
-        return Err(BadReview::Kind { kind, version });
+        return Err(BadReview::Kind { kind: kind.to_owned(), version: version.to_owned() });
     }
     let request = review.get("request").filter(|request| request.is_object()).ok_or(BadReview::Field("request"))?;
-    let text = |field: &str| request.get(field).and_then(Value::as_str).unwrap_or_default();
-    let uid = Some(text("uid")).filter(|uid| !uid.is_empty()).ok_or(BadReview::Field("request.uid"))?;
+    let uid = Some(text(request, "uid")).filter(|uid| !uid.is_empty()).ok_or(BadReview::Field("request.uid"))?;
     let respond = |response: Value| {
         let mut fields = response;
         if let Some(fields) = fields.as_object_mut() {
@@ -69,12 +67,13 @@ fn answer(review: &Value, decide: impl FnOnce(&Request<'_>) -> Decision) -> Resu
         Ok(json!({ "apiVersion": VERSION, "kind": KIND, "response": fields }))
     };
     // What the configuration does not send is none of ours: deletions, connections, subresources.
-    if !["CREATE", "UPDATE"].contains(&text("operation")) || !text("subResource").is_empty() {
+    if !["CREATE", "UPDATE"].contains(&text(request, "operation")) || !text(request, "subResource").is_empty() {
         return respond(json!({ "allowed": true }));
     }
     let object = request.get("object").filter(|object| object.is_object()).ok_or(BadReview::Field("request.object"))?;
     let old = request.get("oldObject").filter(|old| old.is_object());
-    let namespace = Some(text("namespace")).filter(|namespace| !namespace.is_empty()).ok_or(BadReview::Field("request.namespace"))?;
+    let namespace =
+        Some(text(request, "namespace")).filter(|namespace| !namespace.is_empty()).ok_or(BadReview::Field("request.namespace"))?;
     match decide(&Request { namespace, object, old }) {
         Ok((mut fields, warnings)) => {
             fields.insert("allowed".to_owned(), true.into());
@@ -88,4 +87,8 @@ fn answer(review: &Value, decide: impl FnOnce(&Request<'_>) -> Decision) -> Resu
             respond(json!({ "allowed": false, "status": { "code": refusal.code, "reason": reason, "message": refusal.to_string() } }))
         }
     }
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value.get(field).and_then(Value::as_str).unwrap_or_default()
 }

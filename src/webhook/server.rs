@@ -39,7 +39,7 @@ pub fn router(settings: SettingsReceiver) -> Router {
 async fn mutate(State(settings): State<SettingsReceiver>, headers: HeaderMap, body: Body) -> Response {
     let current = settings.borrow().clone();
     let Some(current) = current else {
-        return words(StatusCode::SERVICE_UNAVAILABLE, "konductor is starting: its CA and the coordinator's address are not known yet");
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "konductor is starting: its CA and the coordinator's address are not known yet");
     };
     match read(body).await {
         Ok(body) => respond(&headers, &body, |review| review::mutate(&current, review)),
@@ -59,21 +59,21 @@ async fn read(body: Body) -> Result<Bytes, Response> {
     match timeout(BODY_WITHIN, to_bytes(body, LARGEST_BODY)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
-            Err(words(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {LARGEST_BODY} bytes")))
+            Err(plain(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {LARGEST_BODY} bytes")))
         }
-        Ok(Err(error)) => Err(words(StatusCode::BAD_REQUEST, &format!("the body ended early: {error}"))),
-        Err(_) => Err(words(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
+        Ok(Err(error)) => Err(plain(StatusCode::BAD_REQUEST, &format!("the body ended early: {error}"))),
+        Err(_) => Err(plain(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
     }
 }
 
 fn respond(headers: &HeaderMap, body: &[u8], answer: impl FnOnce(&Value) -> Result<Value, BadReview>) -> Response {
     let content = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !content.split(';').next().is_some_and(|content| content.trim().eq_ignore_ascii_case("application/json")) {
-        return words(StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected application/json");
+        return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected application/json");
     }
     let review: Value = match serde_json::from_slice(body) {
         Ok(review) => review,
-        Err(error) => return words(StatusCode::BAD_REQUEST, &format!("the body is not JSON: {error}")),
+        Err(error) => return plain(StatusCode::BAD_REQUEST, &format!("the body is not JSON: {error}")),
     };
     // One object must not take the connection, and with it the questions beside it, down.
     match catch_unwind(AssertUnwindSafe(|| answer(&review))) {
@@ -81,10 +81,10 @@ fn respond(headers: &HeaderMap, body: &[u8], answer: impl FnOnce(&Value) -> Resu
             report(&answer);
             axum::Json(answer).into_response()
         }
-        Ok(Err(bad)) => words(StatusCode::BAD_REQUEST, &bad.to_string()),
+        Ok(Err(bad)) => plain(StatusCode::BAD_REQUEST, &bad.to_string()),
         Err(_) => {
             error!("a review made konductor panic");
-            words(StatusCode::INTERNAL_SERVER_ERROR, "konductor: internal error; its log says more")
+            plain(StatusCode::INTERNAL_SERVER_ERROR, "konductor: internal error; its log says more")
         }
     }
 }
@@ -98,7 +98,7 @@ fn report(answer: &Value) {
     }
 }
 
-fn words(status: StatusCode, words: &str) -> Response {
+fn plain(status: StatusCode, words: &str) -> Response {
     (status, words.to_owned()).into_response()
 }
 
