@@ -1,7 +1,7 @@
 # What the demo shows while it runs, from the lines of table.tpl. -v style=table: a picture of at most `rows` lines; style=line: one line.
 BEGIN { FS = "\t" }
 
-$1 == "primitive" { order[++primitives] = $2; permits[$2] = $3; waiting[$2] = $4 + 0 }
+$1 == "primitive" { order[++primitives] = $2; permits[$2] = $3 }
 $1 == "holder" { held[$2, ++holders[$2]] = $3; token[$2, holders[$2]] = $5; since[$2, holders[$2]] = seconds($6); in_use[$2] += $4 ? $4 : 1; holds[$2, tolower($3)] = 1 }
 $1 == "job" { jobs++; if ($3 == "Complete") complete++; if ($3 == "Failed") failed++ }
 $1 == "pod" && $4 != "" && $5 != "" { pods++; pod_name[pods] = $3 != "" ? "job/" $3 : "pod/" $2; pod_for[pods] = $4; pod_since[pods] = seconds($5); pod_created[pods] = seconds($6) }

@@ -4,7 +4,7 @@
 {{- $kind := .kind -}}
 {{- $name := .metadata.name -}}
 {{- if eq $kind "Semaphore" "Mutex" -}}
-primitive{{"\t"}}{{$kind}}/{{$name}}{{"\t"}}{{with .spec}}{{with .permits}}{{template "number" .}}{{end}}{{end}}{{"\t"}}{{with .status}}{{with .waiting}}{{template "number" .}}{{end}}{{end}}{{"\n"}}
+primitive{{"\t"}}{{$kind}}/{{$name}}{{"\t"}}{{with .spec}}{{with .permits}}{{template "number" .}}{{end}}{{end}}{{"\n"}}
 {{- with .status}}{{range .holders -}}
 holder{{"\t"}}{{$kind}}/{{$name}}{{"\t"}}{{.kind}}/{{.name}}{{"\t"}}{{with .permits}}{{template "number" .}}{{end}}{{"\t"}}{{template "number" .token}}{{"\t"}}{{.since}}{{"\n"}}
 {{- end}}{{end -}}

@@ -39,7 +39,6 @@ CGROUP=konductor-cluster/$CLUSTER
 # Nodes are node-1 to node-7: the number gives the addresses, and the group id by which the firewall knows the node's programs
 # (see node_pause).
 MAX_NODES=7
-node_number() { echo "${1#node-}"; }
 node_ip() { echo "10.$OCTET.0.$((10 + ${1#node-}))"; }
 pod_range() { echo "10.$OCTET.$((16 + 2 * (${1#node-} - 1))).0/23"; }
 node_group() { echo $((21000 + ${1#node-})); }
