@@ -15,7 +15,7 @@ help: ## this list
 demo: ## start a cluster, install konductor, run the examples and judge what happened (KONDUCTOR_CONTEXT=name: on that cluster)
 	@tests/demo/run
 
-test: ## every test, on a real cluster (ONLY="lints unit": those steps; KEEP=1: leave the cluster running)
+test: ## every test but `deny`, on a real cluster (ONLY="lints unit": those steps; KEEP=1: leave the cluster running)
 	@tests/run
 
 sim: ## thousands of simulated runs in which everything fails (SEEDS=20000: more of them; SEED=17: that one again, BUG=name: with a planted bug)
@@ -41,7 +41,7 @@ manifests: ## write manifests/ and the chart's CRDs anew, from the Rust types an
 	@UPDATE=1 cargo test --quiet --locked --test generated
 	@manifests/render
 
-deny: ## check licences, advisories and sources of the dependencies (builds cargo-deny the first time: some minutes)
+deny: ## check licences, advisories and sources of the dependencies (fetches the advisories; builds cargo-deny the first time: some minutes)
 	@tests/needs cargo=rust cc=gcc
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	@cargo deny check
