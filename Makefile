@@ -12,7 +12,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' $(MAKEFILE_LIST) | awk -F: '{ printf "  %-14s%s\n", $$1, substr($$0, length($$1) + 2) }'
 	@echo 'The first build takes up to half an hour on 2 cores; everything is kept in $(CACHE).'
 
-demo: ## start a cluster, install konductor, run the examples and judge what happened (KONDUCTOR_CONTEXT=name: on that cluster)
+demo: ## start a cluster, install konductor, run the examples and judge what happened (KONDUCTOR_CONTEXT=name KONDUCTOR_IMAGE=image: on that cluster)
 	@tests/demo/run
 
 test: ## every test but `deny`, on a real cluster (ONLY="lints unit": those steps; KEEP=1: leave the cluster running)
