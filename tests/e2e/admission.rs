@@ -1,6 +1,6 @@
 //! What happens at `kubectl apply`: mistakes are refused in words, what is right is injected and runs, under every rule that a namespace may have.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::scene::Scene;
 
@@ -294,8 +294,9 @@ async fn replacing_a_job_with_its_own_file_changes_nothing() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(template(), before);
     // The CronJob controller, kubectl edit and the like send back what they have read.
-    let live = scene.run(&["get", "job", "job", "-o", "json"]);
-    let output = scene.kubectl(&["replace", "-f", "-"], Some(&live));
+    let mut live: Value = serde_json::from_str(&scene.run(&["get", "job", "job", "-o", "json"])).unwrap();
+    live["metadata"]["resourceVersion"] = Value::Null;
+    let output = scene.kubectl(&["replace", "-f", "-"], Some(&live.to_string()));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     scene.tell_to_end("job");
     scene.until_jobs_complete(1).await;

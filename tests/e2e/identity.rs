@@ -1,7 +1,17 @@
 //! Who may act on what: a Pod on what its own annotations say, and nobody on anything else.
 
+use std::{
+    io::Write,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use k8s_openapi::ByteString;
+use serde_json::Value;
+
 use crate::{
     https::{Answer, ask},
+    nodes::must_be_ours,
     scene::{Scene, delete_now},
 };
 
@@ -59,8 +69,66 @@ async fn a_token_that_is_not_a_pods_own_is_refused() {
             assert!(body.contains("token refused"), "{path} with {what} says why: {body}");
         }
     }
-    // An expired token is missing here: Kubernetes issues none for less than ten minutes. Its verdict is what the unit tests feed in.
     scene.tell_to_end("somebody");
+}
+
+/// A token made again with times that lie this many seconds back. Kubernetes issues none for less than ten minutes, so it is signed here, with the key of
+/// the test cluster.
+fn aged(token: &str, seconds: i64) -> String {
+    must_be_ours();
+    let kubeconfig = PathBuf::from(std::env::var("KUBECONFIG").unwrap());
+    let key = kubeconfig.with_file_name("pki").join("service-accounts.key");
+    let (header, rest) = token.split_once('.').unwrap();
+    let (claims, _) = rest.split_once('.').unwrap();
+    let mut claims: Value = serde_json::from_slice(&from_base64url(claims)).unwrap();
+    for time in ["exp", "iat", "nbf"] {
+        claims[time] = (claims[time].as_i64().unwrap() - seconds).into();
+    }
+    let signed = format!("{header}.{}", to_base64url(claims.to_string().as_bytes()));
+    let mut openssl =
+        Command::new("openssl").args(["dgst", "-sha256", "-sign"]).arg(key).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    openssl.stdin.take().unwrap().write_all(signed.as_bytes()).unwrap();
+    let signature = openssl.wait_with_output().unwrap().stdout;
+    format!("{signed}.{}", to_base64url(&raw_signature(&signature)))
+}
+
+/// A P-256 signature as a token has it, two numbers of 32 bytes, from what openssl makes: a sequence of two integers, each with its length.
+fn raw_signature(der: &[u8]) -> Vec<u8> {
+    let mut raw = Vec::new();
+    let mut rest = &der[2..];
+    for _ in 0..2 {
+        let (number, after) = rest[2..].split_at(rest[1].into());
+        let number = &number[number.len().saturating_sub(32)..];
+        raw.extend(std::iter::repeat_n(0, 32 - number.len()).chain(number.iter().copied()));
+        rest = after;
+    }
+    raw
+}
+
+fn to_base64url(bytes: &[u8]) -> String {
+    let text = serde_json::to_value(ByteString(bytes.to_vec())).unwrap();
+    text.as_str().unwrap().trim_end_matches('=').replace('+', "-").replace('/', "_")
+}
+
+fn from_base64url(text: &str) -> Vec<u8> {
+    let padded = format!("{}{}", text.replace('-', "+").replace('_', "/"), "=".repeat((4 - text.len() % 4) % 4));
+    serde_json::from_value::<ByteString>(padded.into()).unwrap().0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_token_is_refused() {
+    let scene = Scene::open("expired_token").await;
+    scene.create_mutex("db");
+    scene.apply(&scene.app("holder").as_pod("konductor.io/mutex: db"));
+    scene.until_beating("holder").await;
+    let token = token_of_pod(&scene, "holder").await;
+    assert_eq!(answer(&scene, "/v1/verify", Some(&aged(&token, 0))).await.status, 200, "it is well made");
+    let expired = aged(&token, 7200);
+    for path in ["/v1/acquire", "/v1/verify", "/v1/release"] {
+        let Answer { status, body } = answer(&scene, path, Some(&expired)).await;
+        assert_eq!(status, 401, "{path}: {body}");
+        assert!(body.contains("expired"), "{path} says why: {body}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
