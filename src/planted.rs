@@ -20,7 +20,7 @@ pub fn bug(name: &str) -> bool {
 
 /// All of them.
 #[cfg(feature = "planted-bugs")]
-pub const ALL: [&str; 17] = [
+pub const ALL: [&str; 20] = [
     "status-without-version",
     "blind-retry-after-conflict",
     "granted-before-written",
@@ -38,6 +38,9 @@ pub const ALL: [&str; 17] = [
     "expiry-by-remote-time",
     "any-outage-counts",
     "narrow-passes-wide",
+    "deadline-counts-inside",
+    "looks-at-a-cache",
+    "webhook-drops-restart-policy",
 ];
 
 /// A status write that the last writer wins.
@@ -52,6 +55,20 @@ where
     }
     let patch = kube::api::Patch::Merge(serde_json::json!({ "status": status }));
     api.patch_status(&object.name_any(), &kube::api::PatchParams::default(), &patch).await
+}
+
+/// A read that may be answered from a cache of the past.
+#[cfg(feature = "planted-bugs")]
+pub async fn look_at_a_cache(
+    api: &kube::Api<k8s_openapi::api::core::v1::Pod>,
+    name: &str,
+    uid: &str,
+) -> Result<Option<crate::controller::PodFacts>, kube::Error> {
+    match api.get_with(name, &kube::api::GetParams::any()).await {
+        Ok(pod) => Ok(Some(crate::controller::PodFacts::of(&pod)).filter(|pod| pod.uid() == uid)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Counts outages by the timestamps that others wrote, instead of by what was seen.

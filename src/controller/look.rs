@@ -35,7 +35,12 @@ impl Eye {
 
     /// A Pod of this name and UID as it is now; `None` if it is gone.
     pub async fn pod(&self, namespace: &str, name: &str, uid: &str) -> Result<Option<PodFacts>, kube::Error> {
-        let pod = Api::<Pod>::namespaced(self.client.clone(), namespace).get_opt(name).await?;
+        let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
+        #[cfg(feature = "planted-bugs")]
+        if planted::bug("looks-at-a-cache") {
+            return planted::look_at_a_cache(&api, name, uid).await;
+        }
+        let pod = api.get_opt(name).await?;
         Ok(pod.filter(|pod| pod.metadata.uid.as_deref() == Some(uid)).map(|pod| PodFacts::of(&pod)))
     }
 

@@ -14,6 +14,7 @@ use crate::{
         ACQUIRE_CONTAINER, COPIED_FROM, COPIED_FROM_JOB, FENCING_DIRECTORY, FENCING_VOLUME, HOLD_CONTAINER, INJECTED_LABEL, TOKEN_VOLUME,
     },
     plan::{Plan, Subject, parse},
+    planted,
 };
 
 /// Names of containers and volumes that begin so are konductor's.
@@ -103,6 +104,11 @@ fn write(edit: &mut Edit, settings: &Settings, plan: Option<&Plan>, namespace: &
         }
     }
     fencing(edit, plan.filter(|plan| plan.fencing), namespace);
+    if planted::bug("webhook-drops-restart-policy") {
+        for index in 0..list(&edit.object().clone(), INIT_CONTAINERS).len() {
+            edit.remove(&["spec", "initContainers", &index.to_string(), "restartPolicy"]);
+        }
+    }
 }
 
 /// Shows the tokens to the containers that run under the hold, or takes them away from all.

@@ -12,7 +12,8 @@ use tower::ServiceExt;
 
 use crate::{
     core::{Core, Sim},
-    truth::{Connected, Errand},
+    pod::Connected,
+    truth::Errand,
 };
 
 /// Starts what the kubelets asked for.
@@ -139,7 +140,7 @@ async fn session(sim: &Arc<Sim>, uid: &str, run: u64) -> Option<()> {
         for line in data.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             match serde_json::from_slice(line).ok()? {
                 Progress::Granted { tokens } => {
-                    if sim.lock().agent_misses() {
+                    if sim.lock().agent_misses(uid) {
                         linger(body, half_open);
                         return None;
                     }
@@ -163,8 +164,14 @@ impl Core {
     }
 
     /// The line that says "granted" is lost with the connection.
-    fn agent_misses(&mut self) -> bool {
-        self.strikes_agent(3)
+    fn agent_misses(&mut self, uid: &str) -> bool {
+        let misses = self.strikes_agent(3);
+        let node = self.truth.pods.get(uid).map(|pod| pod.node);
+        // Perhaps because its node has fallen silent, with a hold that nobody knows of there.
+        if let Some(node) = node.filter(|_| misses && self.faults.node > 0 && self.chance.permille(600)) {
+            self.node_falls_silent(node);
+        }
+        misses
     }
 }
 

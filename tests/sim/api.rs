@@ -11,184 +11,10 @@ use konductor::{
 use serde_json::{Map, Value, json};
 use tokio::time::{Duration, Instant};
 
-use crate::core::Core;
-
-/// The kinds of objects that the simulated cluster has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum What {
-    Mutexes,
-    Semaphores,
-    Pods,
-    Jobs,
-    Nodes,
-    Leases,
-    Reviews,
-    Events,
-}
-
-impl What {
-    fn of(plural: &str) -> Option<Self> {
-        Some(match plural {
-            "mutexes" => Self::Mutexes,
-            "semaphores" => Self::Semaphores,
-            "pods" => Self::Pods,
-            "jobs" => Self::Jobs,
-            "nodes" => Self::Nodes,
-            "leases" => Self::Leases,
-            "tokenreviews" => Self::Reviews,
-            "events" => Self::Events,
-            _ => return None,
-        })
-    }
-
-    pub fn plural(self) -> &'static str {
-        match self {
-            Self::Mutexes => "mutexes",
-            Self::Semaphores => "semaphores",
-            Self::Pods => "pods",
-            Self::Jobs => "jobs",
-            Self::Nodes => "nodes",
-            Self::Leases => "leases",
-            Self::Reviews => "tokenreviews",
-            Self::Events => "events",
-        }
-    }
-
-    /// `apiVersion` and `kind`.
-    fn types(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Mutexes => ("konductor.io/v1", "Mutex"),
-            Self::Semaphores => ("konductor.io/v1", "Semaphore"),
-            Self::Pods => ("v1", "Pod"),
-            Self::Jobs => ("batch/v1", "Job"),
-            Self::Nodes => ("v1", "Node"),
-            Self::Leases => ("coordination.k8s.io/v1", "Lease"),
-            Self::Reviews => ("authentication.k8s.io/v1", "TokenReview"),
-            Self::Events => ("events.k8s.io/v1", "Event"),
-        }
-    }
-
-    pub fn is_primitive(self) -> bool {
-        matches!(self, Self::Mutexes | Self::Semaphores)
-    }
-}
-
-/// Where an object lives.
-pub type Place = (What, String, String);
-
-/// Who writes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Writer {
-    /// A konductor process, by a request that it sent then.
-    Process { process: usize, sent: Instant },
-    /// Kubelets, the Job controller, users.
-    World,
-}
-
-/// A committed revision, as watches see it.
-pub struct Change {
-    pub revision: u64,
-    pub at: Instant,
-    pub what: What,
-    pub object: Arc<Value>,
-    pub line: Bytes,
-}
-
-/// A request, taken apart.
-#[derive(Clone, Debug)]
-pub struct Asked {
-    pub method: http::Method,
-    pub what: What,
-    pub namespace: String,
-    pub name: String,
-    pub sub: String,
-    pub query: BTreeMap<String, String>,
-    pub body: Value,
-}
-
-/// An answer: status code and body.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    pub code: u16,
-    pub body: Value,
-}
-
-impl Answer {
-    fn ok(body: Value) -> Self {
-        Self { code: 200, body }
-    }
-
-    pub fn problem(code: u16, reason: &str, message: &str) -> Self {
-        let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "reason": reason, "code": code});
-        Self { code, body }
-    }
-
-    fn conflict(message: &str) -> Self {
-        Self::problem(409, "Conflict", message)
-    }
-
-    fn missing() -> Self {
-        Self::problem(404, "NotFound", "not found")
-    }
-}
-
-impl Asked {
-    pub fn of(method: http::Method, uri: &http::Uri, body: &[u8]) -> Option<Self> {
-        let mut parts: Vec<&str> = uri.path().trim_matches('/').split('/').collect();
-        let skip = if parts.first() == Some(&"api") { 2 } else { 3 };
-        parts.drain(..skip.min(parts.len()));
-        let mut namespace = String::new();
-        if parts.first() == Some(&"namespaces") && parts.len() > 2 {
-            namespace = parts[1].to_owned();
-            parts.drain(..2);
-        }
-        let at = |index: usize| parts.get(index).map(|part| (*part).to_owned()).unwrap_or_default();
-        let query =
-            uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), decoded(v)));
-        let body = serde_json::from_slice(body).unwrap_or(Value::Null);
-        Some(Self { method, what: What::of(&at(0))?, namespace, name: at(1), sub: at(2), query: query.collect(), body })
-    }
-
-    pub fn watches(&self) -> bool {
-        self.query.get("watch").is_some_and(|watch| watch == "true" || watch == "1")
-    }
-
-    pub fn writes(&self) -> bool {
-        self.method != http::Method::GET && !matches!(self.what, What::Reviews | What::Events)
-    }
-
-    fn place(&self) -> Place {
-        (self.what, self.namespace.clone(), self.name.clone())
-    }
-
-    /// Whether an object of this place and these labels is meant by a list or watch.
-    pub fn selects(&self, what: What, object: &Value) -> bool {
-        let Self { what: wanted, namespace, query, .. } = self;
-        let labels = &object["metadata"]["labels"];
-        what == *wanted
-            && (namespace.is_empty() || object["metadata"]["namespace"] == namespace.as_str())
-            && query.get("labelSelector").is_none_or(|selector| {
-                selector.split(',').filter(|pair| !pair.is_empty()).all(|pair| {
-                    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-                    labels[key] == value
-                })
-            })
-    }
-}
-
-fn decoded(text: &str) -> String {
-    let mut out = Vec::new();
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte == b'%' {
-            let digits = [bytes.next().unwrap_or(b'0'), bytes.next().unwrap_or(b'0')];
-            out.push(u8::from_str_radix(&String::from_utf8_lossy(&digits), 16).unwrap_or(b'?'));
-        } else {
-            out.push(if byte == b'+' { b' ' } else { byte });
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
+use crate::{
+    core::Core,
+    request::{Answer, Asked, Change, Place, What, Writer},
+};
 
 /// A primitive as the controller's own types read it.
 pub fn primitive(what: What, value: &Value) -> Option<Object> {
@@ -253,33 +79,44 @@ impl Core {
 
     /// All objects of a kind, in the order of their names.
     pub fn all(&self, what: What) -> impl Iterator<Item = &Value> {
-        self.objects.iter().filter(move |((kind, ..), _)| *kind == what).map(|(_, object)| object)
+        self.objects
+            .range((what, String::new(), String::new())..)
+            .take_while(move |((kind, ..), _)| *kind == what)
+            .map(|(_, object)| object)
+    }
+
+    /// All objects of a kind as a cache shows them: as they are, or as they were some time ago.
+    fn cached(&mut self, what: What) -> Vec<Value> {
+        let old = if self.chaos { self.chance.millis(0, 20_000) } else { Duration::ZERO };
+        let until = self.history.partition_point(|change| change.at.elapsed() > old);
+        let mut objects: BTreeMap<String, &Change> = BTreeMap::new();
+        for change in self.history[..until].iter().filter(|change| change.what == what) {
+            objects.insert(change.object["metadata"]["name"].as_str().unwrap_or_default().to_owned(), change);
+        }
+        objects.into_values().filter(|change| !change.gone).map(|change| (*change.object).clone()).collect()
     }
 
     /// The one place where anything changes. Gives back the object as it is now, or was last.
     pub fn commit(&mut self, writer: Writer, place: &Place, after: Option<Value>) -> Value {
         let before = self.objects.get(place).cloned();
         self.revision += 1;
-        let (what, event) = (
-            place.0,
-            if after.is_none() {
-                "DELETED"
-            } else if before.is_none() {
-                "ADDED"
-            } else {
-                "MODIFIED"
-            },
-        );
-        let mut object = after.clone().or_else(|| before.clone()).unwrap_or(Value::Null);
-        object["metadata"]["resourceVersion"] = self.revision.to_string().into();
-        match after {
-            Some(_) => self.objects.insert(place.clone(), object.clone()),
-            None => self.objects.remove(place),
+        let (what, gone) = (place.0, after.is_none());
+        let event = match (gone, &before) {
+            (true, _) => "DELETED",
+            (false, None) => "ADDED",
+            (false, Some(_)) => "MODIFIED",
         };
+        let mut object = after.or_else(|| before.clone()).unwrap_or(Value::Null);
+        object["metadata"]["resourceVersion"] = self.revision.to_string().into();
+        if gone {
+            self.objects.remove(place);
+        } else {
+            self.objects.insert(place.clone(), object.clone());
+        }
         let line = format!("{}\n", json!({"type": event, "object": object}));
         let shared = Arc::new(object.clone());
-        self.history.push(Change { revision: self.revision, at: Instant::now(), what, object: shared, line: line.into() });
-        self.committed(writer, place, before.as_ref(), self.objects.get(place).cloned().as_ref());
+        self.history.push(Change { revision: self.revision, at: Instant::now(), what, gone, object: shared.clone(), line: line.into() });
+        self.committed(writer, place, before.as_ref(), (!gone).then_some(&*shared));
         self.pulse.notify_waiters();
         object
     }
@@ -331,10 +168,17 @@ impl Core {
             (What::Events, _) => Answer { code: 201, body: asked.body.clone() },
             (What::Reviews, _) => self.review(asked),
             (what, "GET") if asked.name.is_empty() => {
-                let items: Vec<Value> = self.all(what).filter(|object| asked.selects(what, object)).cloned().collect();
+                // Without a revision the latest state is meant, with "0" any will do.
+                let cached = asked.query.get("resourceVersion").is_some_and(|revision| revision == "0");
+                let all = if cached { self.cached(what) } else { self.all(what).cloned().collect() };
+                let items: Vec<Value> = all.into_iter().filter(|object| asked.selects(what, object)).collect();
                 let (api_version, kind) = what.types();
                 Answer::ok(json!({"apiVersion": api_version, "kind": format!("{kind}List"),
                     "metadata": {"resourceVersion": self.revision.to_string()}, "items": items}))
+            }
+            (what, "GET") if asked.query.get("resourceVersion").is_some_and(|revision| revision == "0") => {
+                let found = self.cached(what).into_iter().find(|object| object["metadata"]["name"] == asked.name.as_str());
+                found.map_or_else(Answer::missing, Answer::ok)
             }
             (_, "GET") => self.objects.get(&place).map_or_else(Answer::missing, |object| Answer::ok(object.clone())),
             (_, "POST") => self.post(writer, asked),
@@ -456,13 +300,5 @@ impl Core {
     /// Forgets history: watches that were not up to date must list again.
     pub fn compact(&mut self) {
         self.compacted = self.revision;
-    }
-
-    /// For how long the API has called the node unreachable, without interruption. An outage that is just over counts: what was proven by a live
-    /// read stays proven until its write arrives.
-    pub fn unreachable_for(&self, node: &str) -> Duration {
-        let now = self.unreachable.get(node).map(Instant::elapsed).unwrap_or_default();
-        let before = self.outages.get(node).filter(|(ended, _)| ended.elapsed() < Duration::from_secs(45)).map(|(_, lasted)| *lasted);
-        now.max(before.unwrap_or_default())
     }
 }

@@ -14,10 +14,11 @@ use tokio::{
 };
 
 use crate::{
-    api::{Change, Place, What, Writer, deleting},
+    api::deleting,
     chance::Chance,
     judge::Judge,
     process::Process,
+    request::{Change, Place, What, Writer},
     truth::Truth,
 };
 
@@ -60,7 +61,7 @@ pub struct Faults {
 impl Faults {
     pub fn drawn(chance: &mut Chance) -> Self {
         let mut some = |most: u64| if chance.permille(600) { chance.between(1, most) } else { 0 };
-        Self {
+        let drawn = Self {
             slow: some(200),
             lost_on_the_way: some(60),
             lost_after: some(120),
@@ -76,7 +77,12 @@ impl Faults {
             clock: some(20),
             agent: some(40),
             users: some(60),
+        };
+        // On a good wire it can be told who should have come first.
+        if chance.permille(250) {
+            return Self { slow: 0, lost_on_the_way: 0, lost_after: 0, refused: 0, cut: 0, watch_slow: 0, ..drawn };
         }
+        drawn
     }
 }
 
@@ -152,6 +158,8 @@ pub struct Core {
     pub trace: Trace,
     /// The last write of a konductor process to anything but its leader's record.
     pub last_write: Option<Instant>,
+    /// When time last jumped for everybody.
+    pub jumped: Option<Instant>,
     /// The last write of anybody else.
     last_event: Instant,
 }
@@ -180,6 +188,7 @@ impl Core {
             stats: Stats::default(),
             trace: Trace::new(traced),
             last_write: None,
+            jumped: None,
             last_event: Instant::now(),
         }
     }
@@ -218,7 +227,7 @@ impl Core {
     /// What follows from a committed revision: the judge looks at it, and the counts.
     pub fn committed(&mut self, writer: Writer, place: &Place, before: Option<&Value>, after: Option<&Value>) {
         if place.0 == What::Nodes {
-            let unknown = after.is_some_and(|node| node["status"]["conditions"][0]["status"] == "Unknown");
+            let unknown = after.is_none_or(|node| node["status"]["conditions"][0]["status"] == "Unknown");
             if unknown {
                 self.unreachable.entry(place.2.clone()).or_insert_with(Instant::now);
             } else if let Some(since) = self.unreachable.remove(&place.2) {

@@ -5,16 +5,22 @@ use std::collections::BTreeMap;
 use konductor::{
     api::{Holder, HolderKind},
     controller::object::{Key, Object},
-    rules::evidence,
+    coordinator::protocol::Reason,
 };
 use serde_json::Value;
 use tokio::time::{Duration, Instant};
 
 use crate::{
-    api::{Place, What, Writer, deleting, primitive},
+    api::{deleting, primitive},
+    cluster::{condition, suspended},
     core::Core,
-    truth::{NAMESPACE, Pod, Step},
+    pod::{Pod, Step},
+    request::{Place, What, Writer},
+    truth::NAMESPACE,
 };
+
+/// What was sent may arrive this much later.
+const LATE: Duration = Duration::from_secs(60);
 
 /// What the judge remembers.
 #[derive(Default)]
@@ -61,13 +67,18 @@ fn hold_of<'a>(object: &'a Object, pod: &Pod) -> Option<(&'a Holder, i64)> {
     })
 }
 
+/// Whether a Job's fate is decided: it makes no Pods any more.
+fn decided(job: &Value) -> bool {
+    ["SuccessCriteriaMet", "Complete", "FailureTarget", "Failed"].into_iter().any(|kind| condition(job, kind))
+}
+
 /// The token that an object shows for a Pod.
 pub fn token_of(object: &Object, pod: &Pod) -> Option<i64> {
     hold_of(object, pod).map(|(_, token)| token)
 }
 
 /// The UIDs of the Pods that a hold lets run.
-fn pods_of(holder: &Holder) -> Vec<String> {
+pub fn pods_of(holder: &Holder) -> Vec<String> {
     match holder.kind {
         HolderKind::Pod => vec![holder.uid.clone()],
         HolderKind::Job => holder.pods.iter().map(|pod| pod.uid.clone()).collect(),
@@ -110,7 +121,7 @@ impl Core {
         }
         self.stats.grants += granted.len() as u64;
         for holder in &old_holders {
-            match new_holders.iter().find(|new| new.uid == holder.uid) {
+            match new_holders.iter().find(|new| new.uid == holder.uid && new.token == holder.token) {
                 None => {
                     self.stats.releases += 1;
                     self.judge_release(&key, holder, ttl);
@@ -123,7 +134,7 @@ impl Core {
                 }
             }
         }
-        for uid in new_holders.iter().flat_map(pods_of) {
+        for uid in new_holders.iter().flat_map(|holder| pods_of(holder).into_iter().chain([holder.uid.clone()])) {
             self.judge.held.entry((key.clone(), uid)).or_insert_with(Instant::now);
         }
         if let (Writer::Process { process, sent }, Some(object)) = (writer, &new) {
@@ -156,10 +167,11 @@ impl Core {
 
     /// Promise 3: a hold ends on evidence only.
     fn judge_release(&mut self, key: &Key, holder: &Holder, ttl: Duration) {
+        self.judge.held.remove(&(key.clone(), holder.uid.clone()));
         if holder.kind == HolderKind::Job {
-            let job = self.all(What::Jobs).find(|job| job["metadata"]["uid"] == holder.uid.as_str()).cloned();
-            let goes_on = job.and_then(|job| serde_json::from_value(job).ok()).is_some_and(|job| !evidence::job_terminal(&job));
-            if goes_on {
+            // One that is resumed while the release is under way makes Pods that ask anew.
+            let suspended = self.truth.suspended.get(&holder.uid).is_some_and(|at| at.elapsed() < LATE);
+            if !suspended && self.job_runs(&holder.uid) {
                 self.violation("3 (evidence)", format!("{key} was taken from job {} which goes on", holder.uid));
             }
         }
@@ -191,7 +203,9 @@ impl Core {
         }
         self.stats.losses += 1;
         if let Some(pod) = self.truth.pods.get_mut(uid) {
-            pod.excused = Some(Instant::now());
+            (pod.excused, pod.taken) = (Some(Instant::now()), Some(Instant::now()));
+            let node = pod.node;
+            self.returns_at_a_bad_moment(node);
         }
     }
 
@@ -199,6 +213,10 @@ impl Core {
     fn judge_order(&mut self, process: usize, sent: Instant, object: &Object, holders: &[Holder], granted: &Holder) {
         let key = object.key();
         let margin = self.margin();
+        // Those who slept through it have yet to hear of everything.
+        if self.jumped.is_some_and(|at| at.elapsed() < LATE) {
+            return;
+        }
         let Some(first) = self.truth.pods.values().find(|pod| pods_of(granted).contains(&pod.uid)) else { return };
         let rank = |pod: &Pod| {
             let want = pod.wants.iter().find(|want| want.key == key)?;
@@ -209,7 +227,9 @@ impl Core {
             .truth
             .pods
             .values()
-            .filter(|pod| matches!(pod.step, Step::Acquiring(_)) && pod.ending.is_none() && self.may_ask(pod))
+            .filter(|pod| {
+                matches!(pod.step, Step::Acquiring(_)) && pod.ending.is_none() && self.may_ask(pod) && self.reachable(pod, margin)
+            })
             .filter(|pod| pod.session.is_some_and(|session| session.process == process && session.since + margin <= sent))
             .filter(|pod| holders.iter().all(|holder| holder.uid != pod.holder_uid() && !pods_of(holder).contains(&pod.uid)))
             .filter(|pod| {
@@ -223,6 +243,26 @@ impl Core {
         if let Some(passed) = passed {
             self.violation("6 (order)", format!("{key} went to {} past {passed}, which was first in line", granted.uid));
         }
+    }
+
+    /// Promise 6, too: a Job that holds has waited; its next Pod is not turned away for being late.
+    pub fn judge_refused(&mut self, uid: &str, reason: Reason) {
+        let margin = self.margin();
+        let Some(pod) = self.truth.pods.get(uid).filter(|pod| !pod.orphaned).cloned() else { return };
+        let Some(job) = pod.job.as_ref().filter(|job| reason == Reason::TimedOut && self.job_goes_on(job)) else { return };
+        let shown = |want: &Key| self.primitive(want).and_then(|object| token_of(&object, &pod)).is_some();
+        let Some(next) = pod.wants.iter().find(|want| !shown(&want.key)) else { return };
+        if self.judge.held.get(&(next.key.clone(), job.clone())).is_some_and(|since| since.elapsed() > margin) {
+            self.violation("6 (refused)", format!("{uid} was refused for its Job's deadline, though {job} holds {}", next.key));
+        }
+    }
+
+    /// Whether nothing has been the matter with a Pod's node for a while.
+    fn reachable(&self, pod: &Pod, margin: Duration) -> bool {
+        let name = format!("node-{}", pod.node);
+        self.truth.nodes.get(pod.node).is_none_or(|node| node.silent.is_none())
+            && !self.unreachable.contains_key(&name)
+            && self.outages.get(&name).is_none_or(|(ended, _)| ended.elapsed() > margin)
     }
 
     /// How long a fact may take to reach a decision.
@@ -243,8 +283,12 @@ impl Core {
     }
 
     pub fn job_goes_on(&self, uid: &str) -> bool {
-        let job = self.all(What::Jobs).find(|job| job["metadata"]["uid"] == uid).cloned();
-        job.and_then(|job| serde_json::from_value(job).ok()).is_some_and(|job| !evidence::job_terminal(&job))
+        self.all(What::Jobs).find(|job| job["metadata"]["uid"] == uid).is_some_and(|job| !decided(job))
+    }
+
+    /// Whether a Job goes on and may have Pods.
+    pub fn job_runs(&self, uid: &str) -> bool {
+        self.all(What::Jobs).find(|job| job["metadata"]["uid"] == uid).is_some_and(|job| !decided(job) && !suspended(job))
     }
 
     /// An agent was told that its Pod holds: it must be so now, or have been lost since it asked.
@@ -309,7 +353,9 @@ impl Core {
         let uid = object.and_then(|object| object["metadata"]["uid"].as_str()).unwrap_or_default();
         let Some(pod) = self.truth.pods.get(uid).cloned() else { return };
         let holds = |key: &Key| self.primitive(key).is_some_and(|object| token_of(&object, &pod).is_some());
-        if pod.excused.is_none() && pod.alive() && pod.wants.iter().all(|want| holds(&want.key)) {
+        // What was decided when its hold was taken may arrive when it has got another one.
+        let taken = pod.taken.is_some_and(|at| at.elapsed() < LATE);
+        if !taken && pod.excused.is_none() && pod.alive() && pod.wants.iter().all(|want| holds(&want.key)) {
             self.violation("3 (kill)", format!("{uid} was deleted although it holds all that it asked for"));
         }
     }
@@ -321,111 +367,6 @@ impl Core {
         for want in &pod.wants {
             if self.primitive(&want.key).and_then(|object| token_of(&object, &pod)).is_none() && !lost {
                 self.violation("1 (verified)", format!("{uid} was told that it holds {}, which is not so", want.key));
-            }
-        }
-    }
-
-    /// Promise 4 and the liveness of all others: looked at when nothing has gone wrong for a minute.
-    pub fn judge_liveness(&mut self) {
-        let primitives: Vec<Object> = [What::Mutexes, What::Semaphores]
-            .into_iter()
-            .flat_map(|what| self.all(what).filter_map(move |value| primitive(what, value)))
-            .collect();
-        for object in primitives {
-            let key = object.key();
-            for holder in object.holders() {
-                let live = match holder.kind {
-                    HolderKind::Pod => self.truth.pods.get(&holder.uid).is_some_and(|pod| !pod.over()),
-                    HolderKind::Job => {
-                        self.job_goes_on(&holder.uid)
-                            || pods_of(holder).iter().any(|uid| self.truth.pods.get(uid).is_some_and(|pod| !pod.over()))
-                    }
-                };
-                if !live {
-                    self.violation("4 (release)", format!("{key} is still held by {}, which has ended", holder.uid));
-                }
-            }
-            let held: i64 = object.holders().iter().map(|holder| i64::from(holder.permits)).sum();
-            let mut line: Vec<&Pod> = self
-                .truth
-                .pods
-                .values()
-                .filter(|pod| matches!(pod.step, Step::Acquiring(_)) && pod.ending.is_none() && self.may_ask(pod))
-                .filter(|pod| {
-                    let has = |key: &Key| self.primitive(key).is_some_and(|object| token_of(&object, pod).is_some());
-                    pod.wants.iter().find(|want| !has(&want.key)).is_some_and(|want| want.key == key)
-                })
-                .collect();
-            let rank = |pod: &Pod| {
-                pod.wants
-                    .iter()
-                    .find(|want| want.key == key)
-                    .map(|want| (std::cmp::Reverse(want.priority), pod.created.clone(), pod.holder_uid().to_owned()))
-            };
-            line.sort_by_key(|pod| rank(pod));
-            let mut stuck = None;
-            for pod in line {
-                let permits = pod.wants.iter().find(|want| want.key == key).map_or(1, |want| want.permits);
-                if let Some(holder) = object.holders().iter().find(|holder| holder.uid == pod.holder_uid()) {
-                    let alone = holder.pods.iter().all(|other| self.truth.pods.get(&other.uid).is_none_or(Pod::over));
-                    if alone || pod.shared {
-                        stuck = Some(pod.uid.clone());
-                    }
-                } else if !object.deleting() && permits <= object.capacity() {
-                    if held + i64::from(permits) <= i64::from(object.capacity()) {
-                        stuck = Some(pod.uid.clone());
-                    }
-                    break;
-                }
-            }
-            if let Some(stuck) = stuck {
-                self.violation("liveness", format!("{stuck} could hold {key} and still waits"));
-            }
-        }
-        let holding: Vec<String> = self
-            .truth
-            .pods
-            .values()
-            .filter(|pod| matches!(pod.step, Step::Acquiring(_)) && pod.ending.is_none() && self.may_ask(pod))
-            .filter(|pod| pod.wants.iter().all(|want| self.primitive(&want.key).is_some_and(|object| token_of(&object, pod).is_some())))
-            .map(|pod| pod.uid.clone())
-            .collect();
-        if let Some(uid) = holding.first() {
-            self.violation("liveness", format!("{uid} holds all that it asks for and was not told"));
-        }
-        let strays: Vec<String> = self
-            .truth
-            .pods
-            .values()
-            .filter(|pod| pod.excused.is_some() && pod.alive() && !pod.removed && pod.ending.is_none())
-            .map(|pod| pod.uid.clone())
-            .collect();
-        if let Some(uid) = strays.first() {
-            self.violation("3 (lost)", format!("{uid} runs on without the hold that was taken from it"));
-        }
-    }
-
-    /// Whoever still has something to come, when no user does anything any more.
-    pub fn left(&self) -> Vec<String> {
-        // A Pod that its Job left behind before it held anything is refused again and again.
-        let left_behind =
-            |pod: &Pod| !pod.orphaned && pod.job.as_ref().is_some_and(|job| !self.job_goes_on(job)) && !pod.alive() && pod.ending.is_none();
-        let pods = self.truth.pods.values().filter(|pod| !pod.over() && !left_behind(pod)).map(|pod| pod.uid.clone());
-        let jobs =
-            self.all(What::Jobs).filter_map(|job| job["metadata"]["uid"].as_str()).filter(|uid| self.job_goes_on(uid)).map(str::to_owned);
-        pods.chain(jobs).collect()
-    }
-
-    /// When all have ended: nobody holds, and nothing keeps the primitives from being deleted.
-    pub fn judge_rest(&mut self) {
-        for (what, kind) in [(What::Mutexes, "mutex"), (What::Semaphores, "semaphore")] {
-            let all: Vec<Value> = self.all(what).cloned().collect();
-            for value in &all {
-                let name = value["metadata"]["name"].as_str().unwrap_or_default();
-                let text = summary(value);
-                if !text.contains("[]") || text.contains("kept") || value["status"]["waiting"].as_i64().unwrap_or(0) != 0 {
-                    self.violation("4 (rest)", format!("{kind}/{name} is not at rest:{text}, {} wait", value["status"]["waiting"]));
-                }
             }
         }
     }

@@ -11,15 +11,20 @@
     clippy::print_stderr
 )]
 
+mod admission;
 mod agent;
 mod api;
 mod chance;
 mod cluster;
 mod core;
 mod judge;
+mod pod;
 mod process;
+mod request;
+mod rest;
 mod run;
 mod suite;
+mod trouble;
 mod truth;
 mod walk;
 mod wire;

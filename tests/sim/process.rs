@@ -13,7 +13,7 @@ use tokio::{task::AbortHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tower::timeout::TimeoutLayer;
 
-use crate::{api::What, core::Sim, wire::Wire};
+use crate::{core::Sim, request::What, wire::Wire};
 
 /// As in production.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);

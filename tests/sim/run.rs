@@ -104,10 +104,22 @@ impl Teller {
         let pause = {
             let mut core = self.sim.lock();
             core.moment(busy);
-            core.chance.millis(10, 190)
+            if busy { core.chance.millis(10, 190) } else { core.chance.millis(50, 450) }
         };
         agent::start(&self.sim);
         sleep(pause).await;
+        let jump = {
+            let mut core = self.sim.lock();
+            let often = core.faults.clock / 4;
+            core.strikes(often).then(|| core.chance.millis(1000, 20_000))
+        };
+        if let Some(jump) = jump {
+            // The machine under all of them slept.
+            tokio::time::advance(jump).await;
+            let mut core = self.sim.lock();
+            core.jumped = Some(Instant::now());
+            core.note((14, 0), |_| format!("everybody sleeps for {jump:?}"));
+        }
     }
 
     async fn pass(&self, seconds: u64) {

@@ -9,85 +9,18 @@ use konductor::{
     coordinator::protocol::{Reason, Token},
     plan::{self, Subject},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{Place, What, Writer, deleting},
+    api::deleting,
     core::Core,
+    pod::{Face, Pod, Step, Want, step_name},
+    request::{Place, What, Writer},
 };
 
 pub const NAMESPACE: &str = "team";
-
-/// One primitive that a Pod wants to hold.
-#[derive(Clone, Debug)]
-pub struct Want {
-    pub key: Key,
-    pub permits: i32,
-    pub priority: i32,
-    /// After this many milliseconds from the holder's creation.
-    pub timeout: Option<u64>,
-}
-
-/// How far a Pod really is.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Step {
-    /// Its acquire step starts at this time.
-    Starting(Instant),
-    /// The acquire step runs, for the so-manieth time.
-    Acquiring(u64),
-    /// The acquire step passed; the app starts at this time.
-    Passed(Instant),
-    /// The app runs until then.
-    Running(Instant),
-    /// The app failed and is started again at this time.
-    Restarting(Instant),
-    /// All is over.
-    Over { code: i32, acquired: bool },
-}
-
-/// An open session as the agent sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Connected {
-    pub process: usize,
-    pub since: Instant,
-}
-
-/// A Pod on its node.
-#[derive(Clone, Debug)]
-pub struct Pod {
-    pub uid: String,
-    pub name: String,
-    pub node: usize,
-    /// UID of the Job under whose hold it acts.
-    pub job: Option<String>,
-    /// Its Job was deleted without it. What it held under the Job's hold it still does; what it has yet to ask for it asks for itself.
-    pub orphaned: bool,
-    pub shared: bool,
-    pub restarts: bool,
-    pub hook: bool,
-    pub wants: Vec<Want>,
-    /// Creation of the one that holds, in whole seconds.
-    pub created: String,
-    pub step: Step,
-    /// Tokens it was told.
-    pub told: Vec<Token>,
-    /// Since when its hold has been rightly taken from it.
-    pub excused: Option<Instant>,
-    /// Its kubelet has seen the deletion and ends it at this time.
-    pub ending: Option<Instant>,
-    pub session: Option<Connected>,
-    /// Since when it has been over in the API's eyes or truly, whichever was later.
-    pub over_since: Option<Instant>,
-    /// The object is gone from the API. While the app runs that is an act of force, against which only fencing protects.
-    pub removed: bool,
-    runs: u64,
-    agent: CancellationToken,
-    report_at: Option<Instant>,
-    reported: Value,
-    phase_at: Option<Instant>,
-}
 
 /// A node.
 #[derive(Clone, Debug, Default)]
@@ -97,6 +30,8 @@ pub struct Node {
     /// It lost power, too: nothing runs on it.
     pub dead: bool,
     pub returns: Option<Instant>,
+    /// It is back, but its kubelet has not heard from the API server yet.
+    pub deaf: Option<Instant>,
     pub evicts: Option<Instant>,
     pub marks: Option<Instant>,
 }
@@ -107,8 +42,14 @@ pub struct Truth {
     pub nodes: Vec<Node>,
     /// Agents to start: Pod and run, with the token that ends them.
     pub to_start: Vec<Errand>,
+    /// Nodes that are back, and will soon fall silent again.
+    pub relapses: Vec<(usize, Instant)>,
+    /// When Jobs were last seen suspended, by UID.
+    pub suspended: BTreeMap<String, Instant>,
     /// Apps do not end by themselves for now.
     pub apps_run_on: bool,
+    /// Everybody is to come to an end: there are permits for all.
+    pub at_last: bool,
 }
 
 /// Something that an agent does.
@@ -119,60 +60,13 @@ pub enum Errand {
     Release { uid: String },
 }
 
-impl Pod {
-    /// Whether its app runs or will without asking anybody.
-    pub fn alive(&self) -> bool {
-        matches!(self.step, Step::Passed(_) | Step::Running(_) | Step::Restarting(_))
-    }
-
-    pub fn over(&self) -> bool {
-        matches!(self.step, Step::Over { .. })
-    }
-
-    pub fn holder_uid(&self) -> &str {
-        self.job.as_deref().filter(|_| !self.orphaned).unwrap_or(&self.uid)
-    }
-
-    /// The token that its agent shows.
-    pub fn bearer(&self) -> String {
-        format!("Bearer {NAMESPACE}/{}/{}", self.name, self.uid)
-    }
-
-    /// What its kubelet would report.
-    fn status(&self) -> Value {
-        let state = |name: &str, state: Value| json!({"name": name, "state": state, "image": "i", "imageID": "i", "ready": false, "restartCount": 0});
-        let (acquire, app) = match self.step {
-            Step::Starting(_) if self.runs == 0 => return Value::Null,
-            Step::Starting(_) => (json!({"waiting": {"reason": "CrashLoopBackOff"}}), json!({"waiting": {}})),
-            Step::Acquiring(_) => (json!({"running": {}}), json!({"waiting": {}})),
-            Step::Passed(_) => (json!({"terminated": {"exitCode": 0}}), json!({"waiting": {}})),
-            Step::Running(_) => (json!({"terminated": {"exitCode": 0}}), json!({"running": {}})),
-            Step::Restarting(_) => (json!({"terminated": {"exitCode": 0}}), json!({"terminated": {"exitCode": 1}})),
-            Step::Over { code, acquired: true } => (json!({"terminated": {"exitCode": 0}}), json!({"terminated": {"exitCode": code}})),
-            Step::Over { code, acquired: false } => (json!({"terminated": {"exitCode": code}}), json!({"waiting": {}})),
-        };
-        let mut status = json!({"phase": if self.alive() { "Running" } else { "Pending" },
-            "initContainerStatuses": [state(names::ACQUIRE_CONTAINER, acquire)], "containerStatuses": [state("app", app)]});
-        // The phase comes later than the containers' end.
-        if let Step::Over { code, .. } = self.step {
-            let late = self.phase_at.is_some_and(|at| at > Instant::now());
-            status["phase"] = if late {
-                "Running".into()
-            } else if code == 0 {
-                "Succeeded".into()
-            } else {
-                "Failed".into()
-            };
-        }
-        status
-    }
-}
-
 impl Core {
     /// A Pod appeared in the API.
     fn pod_created(&mut self, object: &Value) {
         let meta = &object["metadata"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let inits = object["spec"]["initContainers"].as_array().cloned().unwrap_or_default();
+        let ends = |container: &Value| container["name"] == names::ACQUIRE_CONTAINER || container["restartPolicy"] == "Always";
         let annotations: BTreeMap<String, String> = serde_json::from_value(meta["annotations"].clone()).unwrap_or_default();
         let plan = plan::parse(&annotations, Subject::Pod).ok().flatten().map(|plan| plan.in_namespace(NAMESPACE));
         let job = meta["ownerReferences"][0]["uid"].as_str().map(str::to_owned);
@@ -197,11 +91,13 @@ impl Core {
             job,
             orphaned: false,
             restarts: object["spec"]["restartPolicy"] == "OnFailure",
-            hook: self.chance.coin(),
+            hook: inits.iter().any(|container| container["name"] == names::HOLD_CONTAINER),
+            blocked: !inits.iter().all(ends),
             wants: wants.collect(),
             step: Step::Starting(starts),
             told: Vec::new(),
             excused: None,
+            taken: None,
             ending: None,
             session: None,
             over_since: None,
@@ -209,7 +105,7 @@ impl Core {
             runs: 0,
             agent: CancellationToken::new(),
             report_at: None,
-            reported: Value::Null,
+            reported: Face::default(),
             phase_at: None,
         };
         self.truth.pods.insert(pod.uid.clone(), pod);
@@ -247,7 +143,8 @@ impl Core {
 
     /// The kubelet sees what became of the Pod's object.
     fn heed(&mut self, pod: &mut Pod, now: Instant) {
-        if pod.ending.is_some() || (pod.over() && pod.removed) {
+        let deaf = self.truth.nodes.get(pod.node).and_then(|node| node.deaf).is_some_and(|until| now < until);
+        if deaf || pod.ending.is_some() || (pod.over() && pod.removed) {
             return;
         }
         let object = self.get(What::Pods, NAMESPACE, &pod.name).filter(|object| object["metadata"]["uid"] == pod.uid.as_str());
@@ -288,7 +185,7 @@ impl Core {
                     Step::Over { code: 137, acquired: false }
                 };
             }
-            Step::Passed(at) if now >= at && pod.ending.is_none() => self.start_app(pod, now),
+            Step::Passed(at) if now >= at && pod.ending.is_none() && !pod.blocked => self.start_app(pod, now),
             Step::Restarting(at) if now >= at && pod.ending.is_none() => self.start_app(pod, now),
             Step::Running(until) if now >= until && !self.truth.apps_run_on => self.end_app(pod, now),
             // The sidecar is stopped, by a change of its image say, and says what it says at the end.
@@ -326,19 +223,20 @@ impl Core {
             }
             return;
         }
-        let status = pod.status();
-        if status != pod.reported && pod.report_at.is_none() {
+        let face = pod.face();
+        if face != pod.reported && pod.report_at.is_none() {
             let late = if self.chaos { 1500 } else { 100 };
             pod.report_at = Some(now + self.chance.millis(5, late));
         }
         let place = (What::Pods, NAMESPACE.to_owned(), pod.name.clone());
         if pod.report_at.is_some_and(|at| now >= at) {
             pod.report_at = None;
-            pod.reported = status.clone();
+            pod.reported = face;
+            let status = pod.status();
             self.stats.operations += 1;
-            self.change(&place, |object| object["status"] = status.clone());
+            self.change(&place, |object| object["status"] = status);
         }
-        let all_said = pod.reported == status && pod.phase_at.is_none_or(|at| at <= now);
+        let all_said = pod.reported == face && pod.phase_at.is_none_or(|at| at <= now);
         if pod.over() && all_said {
             pod.over_since.get_or_insert(now);
             if self.objects.get(&place).is_some_and(deleting) {
@@ -383,6 +281,7 @@ impl Core {
     /// The agent of a Pod was told that it will not hold.
     pub fn refused(&mut self, uid: &str, run: u64, reason: Reason) {
         let now = Instant::now();
+        self.judge_refused(uid, reason);
         let again = now + self.chance.millis(500, 5000);
         let Some(pod) = self.truth.pods.get_mut(uid).filter(|pod| pod.step == Step::Acquiring(run)) else { return };
         let code = if reason == Reason::TimedOut { 3 } else { 4 };
@@ -418,18 +317,8 @@ impl Truth {
 impl Core {
     /// Makes a Pod, in the API and on its node.
     pub fn make_pod(&mut self, name: &str, object: Value) {
+        let object = self.admitted(What::Pods, object);
         let made = self.create(Writer::World, What::Pods, NAMESPACE, name, object);
         self.pod_created(&made);
-    }
-}
-
-fn step_name(step: Step) -> String {
-    match step {
-        Step::Starting(_) => "starting".to_owned(),
-        Step::Acquiring(run) => format!("acquire step runs ({run})"),
-        Step::Passed(_) => "acquire step passed".to_owned(),
-        Step::Running(_) => "app runs".to_owned(),
-        Step::Restarting(_) => "app failed, will be restarted".to_owned(),
-        Step::Over { code, .. } => format!("over, exit code {code}"),
     }
 }

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service};
 
 use crate::{
-    api::{Answer, Asked, What, Writer},
     core::{Core, Sim},
+    request::{Answer, Asked, Place, What, Writer},
 };
 
 /// One process's connection.
@@ -72,6 +72,15 @@ struct Fate {
     refused: Option<u16>,
     /// Somebody else writes the object just before.
     outside: bool,
+    /// Its sender dies before it is sent, when it is executed, or with the answer in hand.
+    dies: Option<Moment>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Moment {
+    Before,
+    Executed,
+    Answered,
 }
 
 #[derive(Clone, Copy)]
@@ -114,6 +123,11 @@ impl Core {
             twice: self.strikes(faults.twice).then(|| (self.chance.millis(0, 3000), self.chance.coin())),
             refused: if self.strikes(faults.refused) { self.chance.pick(&[429, 500, 503, 504]).copied() } else { None },
             outside: status_write && self.strikes(faults.outside),
+            dies: if asked.writes() && self.strikes(faults.crash / 2) {
+                self.chance.pick(&[Moment::Before, Moment::Executed, Moment::Answered]).copied()
+            } else {
+                None
+            },
         }
     }
 
@@ -134,7 +148,7 @@ impl Core {
     }
 
     /// Somebody else's write, which means nothing.
-    pub fn poke(&mut self, place: &crate::api::Place) {
+    pub fn poke(&mut self, place: &Place) {
         let number = self.revision;
         self.change(place, |object| object["metadata"]["annotations"]["example.com/poked"] = number.to_string().into());
     }
@@ -157,6 +171,16 @@ impl Wire {
         let Self { sim, process, life } = self;
         let sent = Instant::now();
         let fate = sim.lock().fate(process, &asked);
+        let dies = |moment: Moment| {
+            let strikes = fate.dies == Some(moment) && !life.is_cancelled();
+            if strikes {
+                sim.lock().crash(process);
+            }
+            strikes
+        };
+        if dies(Moment::Before) {
+            return pending().await;
+        }
         if let Some(silence) = fate.lost {
             return silent(silence, fate.there).await;
         }
@@ -196,6 +220,9 @@ impl Wire {
             }
         });
         let answer = answer.await.map_err(|_| "the simulation ended")?;
+        if dies(Moment::Executed) {
+            return pending().await;
+        }
         if let Some(silence) = fate.unanswered {
             if writes && answer.code < 300 {
                 sim.lock().stats.ambiguous += 1;
@@ -203,7 +230,7 @@ impl Wire {
             return silent(silence, fate.back).await;
         }
         sleep(fate.back).await;
-        if life.is_cancelled() {
+        if dies(Moment::Answered) || life.is_cancelled() {
             return pending().await;
         }
         let date = sim.lock().date();
@@ -295,7 +322,8 @@ impl Watching {
                     // A stall may have begun meanwhile.
                     let stalled = self.stalled();
                     if let Some(until) = stalled {
-                        sleep_until(until).await;
+                        // It may be repaired before its time.
+                        sleep_until(until.min(Instant::now() + Duration::from_secs(1))).await;
                         continue;
                     }
                     self.cursor = revision;

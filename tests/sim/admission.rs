@@ -1,0 +1,34 @@
+//! Admission: the product's own webhook, in memory, on everything that users and the Job controller create.
+
+use konductor::{
+    inject::{Request, Resources, Settings, inject},
+    plan::Release,
+};
+use serde_json::Value;
+
+use crate::{core::Core, request::What, truth::NAMESPACE};
+
+impl Core {
+    /// A Pod or Job as it goes into the cluster.
+    pub fn admitted(&mut self, what: What, mut object: Value) -> Value {
+        let settings = Settings {
+            image: "konductor".to_owned(),
+            image_pull_policy: "IfNotPresent".to_owned(),
+            server_name: "konductor-coordinator.konductor-system.svc".to_owned(),
+            server_address: "10.96.0.7:443".to_owned(),
+            ca_pem: "pem".to_owned(),
+            default_release: if self.chance.coin() { Release::Hook } else { Release::Controller },
+            resources: Resources::default(),
+        };
+        let (api_version, kind) = what.types();
+        object["apiVersion"] = api_version.into();
+        object["kind"] = kind.into();
+        match inject(&settings, &Request { namespace: NAMESPACE, object: &object, old: None }) {
+            Ok(outcome) => outcome.object,
+            Err(refusal) => {
+                self.violation("admission", format!("{refusal}"));
+                object
+            }
+        }
+    }
+}
