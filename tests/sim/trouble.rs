@@ -40,7 +40,7 @@ impl Core {
             if due {
                 let ready = if silent { "Unknown" } else { "True" };
                 let since = self.server_time().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-                if !silent && self.objects.get(&at).is_none() {
+                if !silent && !self.objects.contains_key(&at) {
                     self.make_node(index);
                 }
                 self.change(&at, |node| {
