@@ -23,8 +23,15 @@ pub const COPIED_FROM_CRON_JOB: &str = "CronJob";
 /// On a Pod with `fencing=true`: annotation `status.konductor.io/token-<n>` holds the fencing token of its n-th hold (canonical order, from 0).
 pub const TOKEN_ANNOTATION_PREFIX: &str = "status.konductor.io/token-";
 
+/// On a Job with `strategy=suspend`, value `true`: konductor suspended it, and resumes it.
+pub const SUSPENDED: &str = "status.konductor.io/suspended";
+
 /// Keeps a held primitive from vanishing before its last holder has ended.
 pub const HELD_FINALIZER: &str = "konductor.io/held";
+/// Keeps a Job or Pod from vanishing before its outcome is recorded where it is counted.
+pub const OUTCOME_FINALIZER: &str = "konductor.io/outcome";
+/// Keeps a Pod with `strategy=gate` from being given to a node before it is its turn.
+pub const SCHEDULING_GATE: &str = "konductor.io/wait";
 
 /// The init container that waits and acquires.
 pub const ACQUIRE_CONTAINER: &str = "konductor-acquire";

@@ -119,7 +119,13 @@ impl Events {
 const fn kind_of(kind: Kind) -> &'static str {
     match kind {
         Kind::Mutex => "Mutex",
+        Kind::RwMutex => "RWMutex",
+        Kind::Lease => "Lease",
         Kind::Semaphore => "Semaphore",
+        Kind::Once => "Once",
+        Kind::WaitGroup => "WaitGroup",
+        Kind::Barrier => "Barrier",
+        Kind::Gate => "Gate",
     }
 }
 

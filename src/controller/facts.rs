@@ -14,7 +14,7 @@ use k8s_openapi::{
 use super::object::Key;
 use crate::{
     api::{HolderKind, names},
-    plan::{self, Hold, Plan, Subject},
+    plan::{self, Item, Plan, Subject},
     rules::{
         PodRef, Who,
         evidence::{self, AcquireStep},
@@ -71,7 +71,7 @@ impl PodFacts {
             who: who(HolderKind::Pod, meta),
             created: created(meta),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
-            plan: injected(meta).then(|| plan_of(meta, Subject::Pod)).flatten(),
+            plan: injected(meta).then(|| plan_of(meta, if copied(meta) { Subject::PodOfJob } else { Subject::Pod })).flatten(),
             job: job_of(meta),
             step: evidence::acquire_step(pod),
             ended: evidence::pod_ended(pod),
@@ -86,10 +86,10 @@ impl PodFacts {
         &self.who.uid
     }
 
-    /// Its holds with the primitives that they name.
-    pub fn holds(&self) -> impl Iterator<Item = (Key, &Hold)> {
+    /// What its acquire step goes through, with the primitives that it names.
+    pub fn holds(&self) -> impl Iterator<Item = (Key, &Item)> {
         let namespace = &self.who.namespace;
-        self.plan.iter().flat_map(|plan| &plan.holds).map(move |hold| (key_of(hold, namespace), hold))
+        self.plan.iter().flat_map(|plan| plan.steps()).map(move |item| (key_of(item, namespace), item))
     }
 
     /// Under a Job's hold: how the Pod is named there.
@@ -119,7 +119,7 @@ impl JobFacts {
 
     /// The primitives that it names.
     pub fn keys(&self) -> impl Iterator<Item = Key> {
-        self.plan.iter().flat_map(|plan| &plan.holds).map(|hold| key_of(hold, &self.who.namespace))
+        self.plan.iter().flat_map(|plan| plan.steps()).map(|item| key_of(item, &self.who.namespace))
     }
 }
 
@@ -139,9 +139,9 @@ pub fn outage(node: &Node) -> Option<Outage> {
     Some(Outage::Since(unknown.last_transition_time.as_ref().map(|time| time.0).unwrap_or_default()))
 }
 
-/// The primitive that a hold of an object in `namespace` names.
-pub fn key_of(hold: &Hold, namespace: &str) -> Key {
-    let target = &hold.target;
+/// The primitive that an item of an object in `namespace` names.
+pub fn key_of(item: &Item, namespace: &str) -> Key {
+    let target = &item.target;
     Key { kind: target.kind, namespace: target.namespace.clone().unwrap_or_else(|| namespace.to_owned()), name: target.name.clone() }
 }
 
@@ -157,10 +157,14 @@ fn plan_of(meta: &ObjectMeta, subject: Subject) -> Option<Arc<Plan>> {
     plan::parse(meta.annotations.as_ref().unwrap_or(&NONE), subject).ok().flatten().map(|plan| Arc::new(plan.in_namespace(namespace)))
 }
 
+/// Whether a Pod's annotations are its Job's. The webhook has taken this mark from everybody else, and nobody can change it later.
+fn copied(meta: &ObjectMeta) -> bool {
+    meta.annotations.as_ref().and_then(|all| all.get(names::COPIED_FROM)).is_some_and(|from| from == names::COPIED_FROM_JOB)
+}
+
 /// The controlling Job, where the webhook marked the annotations as copied from it.
 fn job_of(meta: &ObjectMeta) -> Option<PodRef> {
-    let copied = meta.annotations.as_ref().and_then(|all| all.get(names::COPIED_FROM));
-    if copied.map(String::as_str) != Some(names::COPIED_FROM_JOB) {
+    if !copied(meta) {
         return None;
     }
     let owner = meta

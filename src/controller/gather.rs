@@ -220,7 +220,7 @@ fn request(
     // that it takes nothing from others for nothing.
     let forbidden = |key: &Key| state.objects.get(key).is_some_and(|object| !object.allows(&pod.who.namespace));
     let missing = || pod.holds().filter(|(key, _)| !has(key));
-    let (next, hold) = missing().find(|(key, _)| forbidden(key)).or_else(|| missing().next())?;
+    let (next, item) = missing().find(|(key, _)| forbidden(key)).or_else(|| missing().next())?;
     if next != *key {
         return None;
     }
@@ -241,13 +241,13 @@ fn request(
             Some(job) => (job.who.clone(), job.created, job.started, job.shared),
         },
     };
-    let patience = match hold.timeout {
+    let patience = match item.timeout {
         None => Patience::Forever,
         Some(timeout) if timeout.is_zero() => Patience::Now,
         Some(timeout) => waits_from.checked_add(timeout.as_std()).map_or(Patience::Forever, Patience::Until),
     };
     let under_job = (who.kind == HolderKind::Job).then(|| pod.as_ref());
-    Some(Request { who, pod: under_job, permits: hold.permits, priority: hold.priority, created, presence, patience, shared })
+    Some(Request { who, pod: under_job, permits: item.role.permits(), priority: item.role.priority(), created, presence, patience, shared })
 }
 
 /// Whether a Pod went past its acquire step and does not hold this primitive.

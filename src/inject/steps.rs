@@ -66,7 +66,7 @@ fn container(settings: &Settings, plan: &Plan, spec: &Value, name: &str) -> Valu
     let mut mounts = vec![json!({ "name": TOKEN_VOLUME, "mountPath": TOKEN_DIRECTORY, "readOnly": true })];
     // The acquire step waits until the files show the tokens: then the kubelet has the annotations, and the app's variables resolve.
     if plan.fencing && name == ACQUIRE_CONTAINER {
-        env.push(json!({ "name": "KONDUCTOR_FENCING_HOLDS", "value": plan.holds.len().to_string() }));
+        env.push(json!({ "name": "KONDUCTOR_FENCING_HOLDS", "value": plan.tokens().count().to_string() }));
         mounts.push(fencing_mount());
     }
     let user = common_user(spec).unwrap_or(USER);
@@ -155,7 +155,7 @@ pub(super) fn volumes(plan: &Plan) -> Vec<Value> {
     let token = json!({ "serviceAccountToken": { "audience": TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token" } });
     let mut volumes = vec![json!({ "name": TOKEN_VOLUME, "projected": { "defaultMode": 0o444, "sources": [token] } })];
     if plan.fencing {
-        let items: Vec<Value> = (0..plan.holds.len())
+        let items: Vec<Value> = (0..plan.tokens().count())
             .map(|index| json!({ "path": index.to_string(), "fieldRef": { "apiVersion": "v1", "fieldPath": token_field(index) } }))
             .collect();
         volumes.push(json!({ "name": FENCING_VOLUME, "downwardAPI": { "defaultMode": 0o444, "items": items } }));
@@ -171,12 +171,12 @@ pub(super) fn fencing_mount() -> Value {
 /// The environment variables with the fencing tokens, for the app's containers. The plan's namespaces are filled in.
 pub(super) fn fencing_env(plan: &Plan, namespace: &str) -> Vec<Value> {
     let mut names: Vec<(String, usize)> = Vec::new();
-    if plan.holds.len() == 1 {
+    if plan.tokens().count() == 1 {
         names.push((FENCING_ENV.to_owned(), 0));
     }
     let mut taken = BTreeSet::new();
-    for (index, hold) in plan.holds.iter().enumerate() {
-        let target = &hold.target;
+    for (index, item) in plan.tokens().enumerate() {
+        let target = &item.target;
         let foreign = target.namespace.as_deref().filter(|other| *other != namespace).map(|other| format!("{other}_")).unwrap_or_default();
         let shout = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
         let mut name: String = format!("{FENCING_ENV}_{}_{foreign}{}", target.kind, target.name).chars().map(shout).collect();

@@ -15,8 +15,8 @@ pub(super) fn pod(pod: &Value, plan: &Plan) -> Vec<String> {
         warnings
             .push("konductor: activeDeadlineSeconds of the Pod also ticks while it waits; `;timeout=` limits the waiting alone".to_owned());
     }
-    let impatient = plan.holds.iter().any(|hold| hold.timeout.is_some());
-    if plan.holds.len() > 1 && impatient && text(pod, &["spec", "restartPolicy"]) != Some("Never") {
+    let impatient = plan.steps().any(|item| item.timeout.is_some());
+    if plan.steps().count() > 1 && impatient && text(pod, &["spec", "restartPolicy"]) != Some("Never") {
         warnings.push(
             "konductor: a Pod that times out on one of several holds keeps those it has for as long as its init containers are restarted; set restartPolicy: Never"
                 .to_owned(),
@@ -59,7 +59,7 @@ pub(super) fn failure_policy(spec: &Value) -> Option<String> {
 
 /// A rolling update that starts the new Pod before it ends the old one: the new one waits for the mutex that the old one holds.
 pub(super) fn rolling_update(kind: &str, spec: &Value, plan: &Plan) -> Option<String> {
-    let mutex = plan.holds.iter().find(|hold| hold.target.kind == Kind::Mutex)?;
+    let mutex = plan.holds().find(|item| item.target.kind == Kind::Mutex)?;
     let field = if kind == "Deployment" { "strategy" } else { "updateStrategy" };
     if !["Deployment", "DaemonSet"].contains(&kind) || [Some("Recreate"), Some("OnDelete")].contains(&text(spec, &[field, "type"])) {
         return None;

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Hold, Kind, Mistake, Mistakes, Plan, Subject, Target,
+    Item, Kind, Mistake, Mistakes, Mode, OnConflict, OnLost, Plan, Role, Subject, Target,
     distance::{distance, nearest},
     table::{ANNOTATIONS, Annotation, KEYS, KINDS, Meaning, Options, Read},
 };
 use crate::api::names::{STATUS_PREFIX, USER_PREFIX};
 
-/// Most holds of one object: each costs a round trip before the first container starts.
-pub const MAX_HOLDS: usize = 16;
-/// Longest value of an annotation, in bytes: room for [`MAX_HOLDS`] items of the longest names.
+/// Most items of one object: each costs a round trip before the first container starts.
+pub const MAX_ITEMS: usize = 16;
+/// Longest value of an annotation, in bytes: room for [`MAX_ITEMS`] items of the longest names.
 pub const MAX_VALUE: usize = 16 * 1024;
 
 const MAX_NAME: usize = 253;
@@ -26,7 +26,7 @@ const MAX_LABEL: usize = 63;
 ///
 /// let annotations = BTreeMap::from([("konductor.io/mutex".to_owned(), "db-migrate".to_owned())]);
 /// let plan = parse(&annotations, Subject::Job)?.expect("the annotations name a Mutex");
-/// assert_eq!(plan.to_string(), "mutex/db-migrate");
+/// assert_eq!(plan.to_string(), "konductor.io/acquire: mutex/db-migrate");
 ///
 /// let mistyped = BTreeMap::from([("konductor.io/mutx".to_owned(), "db-migrate".to_owned())]);
 /// assert!(parse(&mistyped, Subject::Job).unwrap_err().to_string().contains("did you mean `konductor.io/mutex`?"));
@@ -92,7 +92,7 @@ fn words() -> impl Iterator<Item = &'static str> {
 /// What has been read so far.
 #[derive(Default)]
 struct Found {
-    holds: Vec<(String, Hold)>,
+    items: Vec<(String, Item)>,
     options: Vec<(String, String, Options)>,
     off: bool,
     mistakes: Vec<Mistake>,
@@ -157,7 +157,7 @@ impl Found {
         }
         let Options { timeout, permits, priority, release: _, fencing: _ } = options;
         if let Some(target) = target {
-            if let Some((first, _)) = self.holds.iter().find(|(_, hold)| hold.target == target) {
+            if let Some((first, _)) = self.items.iter().find(|(_, item)| item.target == target) {
                 let problem = if first == key { "is named twice".to_owned() } else { format!("is named twice, here and in {first}") };
                 self.mistakes.push(Mistake::new(
                     key,
@@ -165,7 +165,8 @@ impl Found {
                     format!("{problem}; an object is held once, with `permits` for more of a Semaphore"),
                 ));
             }
-            self.holds.push((key.to_owned(), Hold { target, permits: permits.unwrap_or(1), priority: priority.unwrap_or(0), timeout }));
+            let role = Role::Hold { permits: permits.unwrap_or(1), mode: Mode::default(), priority: priority.unwrap_or(0), create: false };
+            self.items.push((key.to_owned(), Item { target, role, timeout }));
         }
     }
 
@@ -225,23 +226,33 @@ impl Found {
     }
 
     fn finish(self, subject: Subject) -> Result<Option<Plan>, Mistakes> {
-        let Self { holds, options, off, mistakes: mut list } = self;
-        if holds.len() > MAX_HOLDS
-            && let Some((key, _)) = holds.first()
+        let Self { items, options, off, mistakes: mut list } = self;
+        if items.len() > MAX_ITEMS
+            && let Some((key, _)) = items.first()
         {
-            list.push(Mistake::new(key, &format!("{} items", holds.len()), format!("are too many; {MAX_HOLDS} are allowed")));
+            list.push(Mistake::new(key, &format!("{} items", items.len()), format!("are too many; {MAX_ITEMS} are allowed")));
         }
         let release = agreed(&options, "release", |options| options.release, &mut list);
         let fencing = agreed(&options, "fencing", |options| options.fencing, &mut list).unwrap_or(false);
         if !list.is_empty() {
             return Err(Mistakes { subject, list });
         }
-        if off || holds.is_empty() {
+        if off || items.is_empty() {
             return Ok(None);
         }
-        let mut holds: Vec<Hold> = holds.into_iter().map(|(_, hold)| hold).collect();
-        holds.sort_by(|a, b| a.target.cmp(&b.target));
-        Ok(Some(Plan { holds, release, fencing }))
+        let items = items.into_iter().map(|(_, item)| item).collect();
+        let mut plan = Plan {
+            items,
+            release,
+            fencing,
+            strategy: None,
+            on_conflict: OnConflict::default(),
+            on_lost: OnLost::default(),
+            max_hold: None,
+            start_timeout: None,
+        };
+        plan.arrange();
+        Ok(Some(plan))
     }
 }
 

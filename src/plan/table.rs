@@ -144,8 +144,7 @@ pub const KEYS: &[Key] = &[
         choices: &["hook", "controller"],
         kinds: &[],
         read: Read::Now(|options, text| {
-            let release = [Release::Hook, Release::Controller].into_iter().find(|release| release.word() == text)?;
-            options.release = Some(release);
+            options.release = Some(Release::of(text)?);
             Some(())
         }),
         about: "Who reports the end: the sidecar, or the controller from the API alone.",

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    Item, Kind, MAX_ITEMS, MAX_VALUE, Mistakes, Mode, OnConflict, OnLost, Plan, Release, Role, Subject, Target, lookalike, parse, table,
+};
+use crate::api::Duration;
 
 fn plan(annotations: &[(&str, &str)]) -> Result<Option<Plan>, Mistakes> {
     let annotations: BTreeMap<String, String> = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -13,7 +16,9 @@ fn plan(annotations: &[(&str, &str)]) -> Result<Option<Plan>, Mistakes> {
 }
 
 fn ok(annotations: &[(&str, &str)]) -> String {
-    plan(annotations).unwrap_or_else(|mistakes| panic!("{mistakes}")).map_or_else(|| "nothing".to_owned(), |plan| plan.to_string())
+    plan(annotations)
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"))
+        .map_or_else(|| "nothing".to_owned(), |plan| plan.annotations().into_values().collect())
 }
 
 /// The only mistake of one annotation.
@@ -169,21 +174,21 @@ fn every_mistake_is_in_one_error() {
 
 #[test]
 fn too_much_is_a_mistake() {
-    let many: Vec<String> = (0..=MAX_HOLDS).map(|n| format!("mutex/m{n}")).collect();
+    let many: Vec<String> = (0..=MAX_ITEMS).map(|n| format!("mutex/m{n}")).collect();
     assert!(mistake("konductor.io/acquire", &many.join(",")).contains("`17 items` are too many; 16 are allowed"));
     let message = mistake("konductor.io/acquire", &"x".repeat(MAX_VALUE + 1));
     assert!(message.contains("bytes long") && message.len() < 300, "{message}");
     let longest = format!("semaphore/{}/{};timeout=1h;priority=-2147483648;permits=1000000", "n".repeat(63), "x".repeat(253));
     let items: Vec<String> =
-        (0..MAX_HOLDS).map(|n| longest.replacen('x', &char::from(b'a' + u8::try_from(n).unwrap()).to_string(), 1)).collect();
-    assert_eq!(plan(&[("konductor.io/acquire", &items.join(", "))]).unwrap().unwrap().holds.len(), MAX_HOLDS);
+        (0..MAX_ITEMS).map(|n| longest.replacen('x', &char::from(b'a' + u8::try_from(n).unwrap()).to_string(), 1)).collect();
+    assert_eq!(plan(&[("konductor.io/acquire", &items.join(", "))]).unwrap().unwrap().items.len(), MAX_ITEMS);
 }
 
 #[test]
 fn the_order_is_one_for_all_namespaces() {
     let order = |value: &str, namespace: &str| -> Vec<String> {
         let plan = plan(&[("konductor.io/acquire", value)]).unwrap().unwrap().in_namespace(namespace);
-        plan.holds.iter().map(|hold| hold.target.to_string()).collect()
+        plan.items.iter().map(|item| item.target.to_string()).collect()
     };
     assert_eq!(order("mutex/x, mutex/b/y", "a"), ["mutex/a/x", "mutex/b/y"]);
     assert_eq!(order("mutex/y, mutex/a/x", "b"), ["mutex/a/x", "mutex/b/y"]);
@@ -196,24 +201,34 @@ fn the_own_namespace_does_not_hide_a_second_hold() {
     assert_eq!(plan.twice_in("bank"), None);
 }
 
-fn any_hold() -> impl Strategy<Value = Hold> {
+fn any_hold() -> impl Strategy<Value = Item> {
     let name = "[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?(\\.[a-z0-9]{1,4})?";
     let namespace = proptest::option::of("[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?");
     (any::<bool>(), namespace, name, 1..=table::MAX_PERMITS, any::<i32>(), proptest::option::of(0u64..1_000_000)).prop_map(
         |(mutex, namespace, name, permits, priority, timeout)| {
             let kind = if mutex { Kind::Mutex } else { Kind::Semaphore };
             let permits = if mutex { 1 } else { permits };
-            Hold { target: Target { kind, namespace, name }, permits, priority, timeout: timeout.map(Duration::from_secs) }
+            let role = Role::Hold { permits, mode: Mode::Write, priority, create: false };
+            Item { target: Target { kind, namespace, name }, role, timeout: timeout.map(Duration::from_secs) }
         },
     )
 }
 
 fn any_plan() -> impl Strategy<Value = Plan> {
     let release = proptest::option::of(prop_oneof![Just(Release::Hook), Just(Release::Controller)]);
-    (proptest::collection::vec(any_hold(), 1..MAX_HOLDS), release, any::<bool>()).prop_map(|(mut holds, release, fencing)| {
-        holds.sort_by(|a, b| a.target.cmp(&b.target));
-        holds.dedup_by(|a, b| a.target == b.target);
-        Plan { holds, release, fencing }
+    (proptest::collection::vec(any_hold(), 1..MAX_ITEMS), release, any::<bool>()).prop_map(|(mut items, release, fencing)| {
+        items.sort_by(|a, b| a.target.cmp(&b.target));
+        items.dedup_by(|a, b| a.target == b.target);
+        Plan {
+            items,
+            release,
+            fencing,
+            strategy: None,
+            on_conflict: OnConflict::Queue,
+            on_lost: OnLost::Kill,
+            max_hold: None,
+            start_timeout: None,
+        }
     })
 }
 
@@ -232,8 +247,7 @@ fn any_wrong_item() -> impl Strategy<Value = (String, usize)> {
 proptest! {
     #[test]
     fn prints_what_it_reads(plan in any_plan()) {
-        let annotations = BTreeMap::from([("konductor.io/acquire".to_owned(), plan.to_string())]);
-        prop_assert_eq!(parse(&annotations, Subject::Pod), Ok(Some(plan)));
+        prop_assert_eq!(parse(&plan.annotations(), Subject::Pod), Ok(Some(plan)));
     }
 
     #[test]

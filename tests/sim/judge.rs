@@ -96,6 +96,7 @@ impl Core {
         let what = match key.kind {
             konductor::plan::Kind::Mutex => What::Mutexes,
             konductor::plan::Kind::Semaphore => What::Semaphores,
+            kind => unreachable!("the simulator has no {kind}"),
         };
         primitive(what, self.get(what, &key.namespace, &key.name)?)
     }

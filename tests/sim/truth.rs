@@ -71,15 +71,15 @@ impl Core {
         let plan = plan::parse(&annotations, Subject::Pod).ok().flatten().map(|plan| plan.in_namespace(NAMESPACE));
         let job = meta["ownerReferences"][0]["uid"].as_str().map(str::to_owned);
         let owner = job.as_ref().and_then(|uid| self.all(What::Jobs).find(|job| job["metadata"]["uid"] == uid.as_str())).cloned();
-        let wants = plan.iter().flat_map(|plan| &plan.holds).map(|hold| Want {
+        let wants = plan.iter().flat_map(|plan| plan.steps()).map(|item| Want {
             key: Key {
-                kind: hold.target.kind,
-                namespace: hold.target.namespace.clone().unwrap_or_default(),
-                name: hold.target.name.clone(),
+                kind: item.target.kind,
+                namespace: item.target.namespace.clone().unwrap_or_default(),
+                name: item.target.name.clone(),
             },
-            permits: hold.permits,
-            priority: hold.priority,
-            timeout: hold.timeout.map(|timeout| u64::try_from(timeout.as_std().as_millis()).unwrap_or(u64::MAX)),
+            permits: item.role.permits(),
+            priority: item.role.priority(),
+            timeout: item.timeout.map(|timeout| u64::try_from(timeout.as_std().as_millis()).unwrap_or(u64::MAX)),
         });
         let starts = Instant::now() + if self.chaos { self.chance.millis(20, 1500) } else { self.chance.millis(20, 200) };
         let pod = Pod {

@@ -1,0 +1,122 @@
+//! The settings that are one word out of few. The first is the default wherever there is one.
+
+use std::fmt;
+
+/// An enum whose variants are words of annotations.
+macro_rules! choice {
+    ($(#[$about:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$what])* $variant,)+
+        }
+
+        impl $name {
+            /// All words, in annotations and settings.
+            pub const WORDS: &'static [&'static str] = &[$($word),+];
+
+            /// The word for it.
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)+
+                }
+            }
+
+            /// What a word means.
+            pub fn of(word: &str) -> Option<Self> {
+                match word {
+                    $($word => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str(self.word())
+            }
+        }
+    };
+}
+
+choice! {
+    /// What a wait does when its time is over.
+    #[derive(Default)]
+    OnTimeout {
+        /// It fails, and the Pod with it.
+        #[default]
+        Fail = "fail",
+        /// The Pod goes on as if it had not waited.
+        Proceed = "proceed",
+    }
+}
+
+choice! {
+    /// How an RWMutex is held.
+    #[derive(Default)]
+    Mode {
+        /// Alone.
+        #[default]
+        Write = "write",
+        /// Beside other readers.
+        Read = "read",
+    }
+}
+
+choice! {
+    /// When somebody arrives at a Barrier.
+    #[derive(Default)]
+    On {
+        /// When it has succeeded.
+        #[default]
+        Success = "success",
+        /// Before its first container starts.
+        Start = "start",
+    }
+}
+
+choice! {
+    /// Who reports that the holder ended.
+    Release {
+        /// The sidecar `konductor-hold`, which also verifies the hold whenever it starts.
+        Hook = "hook",
+        /// Nobody in the Pod: the controller reads it from the API.
+        Controller = "controller",
+    }
+}
+
+choice! {
+    /// Where the waiting happens. Every strategy injects the acquire step too, which then finds that all is there.
+    Strategy {
+        /// In the acquire step, an init container.
+        Init = "init",
+        /// Before the Pod is given to a node: a scheduling gate.
+        Gate = "gate",
+        /// Before the Job makes its Pods: the Job is suspended.
+        Suspend = "suspend",
+    }
+}
+
+choice! {
+    /// What a Job does when somebody else holds what it asks for.
+    #[derive(Default)]
+    OnConflict {
+        /// It waits.
+        #[default]
+        Queue = "queue",
+        /// It is marked Complete without having run.
+        Skip = "skip",
+    }
+}
+
+choice! {
+    /// What happens to a Pod whose hold was taken while its node could not be reached.
+    #[derive(Default)]
+    OnLost {
+        /// It is deleted.
+        #[default]
+        Kill = "kill",
+        /// It goes on; only its fencing token protects what it writes to.
+        Ignore = "ignore",
+    }
+}
