@@ -1,9 +1,11 @@
 //! What holds for every Pod, Job and CronJob: a second pass changes nothing, and nothing of anybody else's is lost, moved or let in front.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test asserts by failing")]
 
+use std::collections::BTreeMap;
+
 use konductor::{
     inject::{Outcome, Request, Resources, Settings, inject, validate},
-    plan::Release,
+    plan::{Plan, Release, Subject, parse},
 };
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -107,11 +109,27 @@ fn containers(names: &'static [&'static str], least: usize, init: bool) -> impl 
 fn spec() -> impl Strategy<Value = Value> {
     let init = maybe(containers(&["istio-init", "istio-proxy", "linkerd-proxy", "fetch", "migrate", "logs"], 0, true));
     let volumes = maybe(entries(&["scratch", "data", "kube-api-access-1"], |name| json!({ "name": name, "emptyDir": {} })));
-    (unknown(), containers(&["app", "other", "istio-proxy"], 1, false), init, volumes, maybe(security()), maybe(resources()), any::<bool>())
-        .prop_map(|(mut fields, containers, init, volumes, security, resources, host_network)| {
+    let gates = maybe(entries(&["example.com/quota", "konductor.io/wait"], |name| json!({ "name": name })));
+    (
+        unknown(),
+        containers(&["app", "other", "istio-proxy"], 1, false),
+        init,
+        volumes,
+        maybe(security()),
+        maybe(resources()),
+        gates,
+        any::<bool>(),
+    )
+        .prop_map(|(mut fields, containers, init, volumes, security, resources, gates, host_network)| {
             fields.insert("containers".to_owned(), containers);
-            for (field, value) in [("initContainers", init), ("volumes", volumes), ("securityContext", security), ("resources", resources)]
-            {
+            fields.insert("restartPolicy".to_owned(), "Never".into());
+            for (field, value) in [
+                ("initContainers", init),
+                ("volumes", volumes),
+                ("securityContext", security),
+                ("resources", resources),
+                ("schedulingGates", gates),
+            ] {
                 value.into_iter().for_each(|value| _ = fields.insert(field.to_owned(), value));
             }
             fields.insert("hostNetwork".to_owned(), host_network.into());
@@ -119,26 +137,79 @@ fn spec() -> impl Strategy<Value = Value> {
         })
 }
 
-fn plan() -> impl Strategy<Value = Value> {
-    let item = (proptest::sample::select(vec!["mutex/a", "semaphore/b;permits=3", "mutex/bank/c", "semaphore/shop/d.e"]), any::<bool>());
-    (proptest::collection::vec(item, 1..3), any::<bool>(), proptest::option::of(proptest::sample::select(vec!["hook", "controller"])))
-        .prop_map(|(items, fencing, release)| {
-            let mut words: Vec<String> =
-                items.into_iter().map(|(item, urgent)| format!("{item}{}", if urgent { ";priority=7" } else { "" })).collect();
-            words.sort();
-            words.dedup_by_key(|item| item.split(';').next().unwrap_or_default().to_owned());
-            if let Some(first) = words.first_mut() {
-                first.push_str(if fencing { ";fencing=true" } else { "" });
-                release.into_iter().for_each(|release| first.push_str(&format!(";release={release}")));
+fn some(words: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
+    proptest::sample::subsequence(words.to_vec(), 0..=words.len()).prop_map(|words| words.into_iter().map(str::to_owned).collect())
+}
+
+/// Annotations with any role and key; a Job may have more.
+fn annotations(of_job: bool) -> impl Strategy<Value = Value> {
+    let items = (
+        some(&["gate/g;timeout=5m;on-timeout=proceed", "once/h", "waitgroup/i;timeout=0s", "barrier/j"]),
+        some(&[
+            "mutex/a;create=true",
+            "semaphore/b;permits=3",
+            "mutex/bank/c;priority=7",
+            "semaphore/shop/d.e",
+            "rwmutex/e;mode=read",
+            "lease/f",
+        ]),
+        some(&["barrier/k", "barrier/j;on=start", "barrier/bank/l;on=start"]),
+        some(&["waitgroup/m"]),
+        some(&["n;priority=2"]),
+    );
+    let lasting = some(&["on-lost=ignore", "max-hold=1h", "start-timeout=5m"]);
+    let release = some(&["release=controller"]);
+    let strategy = proptest::sample::select(vec![None, Some("init"), Some("gate"), Some("suspend")]);
+    (items, lasting, release, strategy, any::<bool>(), any::<bool>()).prop_map(
+        move |((wait, mut acquire, arrive, done, once), lasting, release, strategy, fencing, skip)| {
+            let once = if of_job { once } else { Vec::new() };
+            if [&wait, &acquire, &arrive, &done, &once].into_iter().all(Vec::is_empty) {
+                acquire.push("mutex/a".to_owned());
             }
-            json!({ "konductor.io/acquire": words.join(", ") })
-        })
+            let token = !acquire.is_empty() || !once.is_empty();
+            let skip = of_job && skip && token;
+            let early = token || !wait.is_empty() || !done.is_empty();
+            let mut keys = String::new();
+            if token || !done.is_empty() {
+                lasting.into_iter().chain(release).for_each(|key| keys.push_str(&format!(";{key}")));
+            }
+            keys.push_str(if fencing && token { ";fencing=true" } else { "" });
+            keys.push_str(if skip { ";on-conflict=skip" } else { "" });
+            let implied = skip || !once.is_empty();
+            if let Some(strategy) = strategy.filter(|strategy| early && if *strategy == "suspend" { of_job } else { !implied }) {
+                keys.push_str(&format!(";strategy={strategy}"));
+            }
+            let mut written = Map::new();
+            for (word, mut items) in [("wait", wait), ("acquire", acquire), ("arrive", arrive), ("done", done), ("once", once)] {
+                if let Some(first) = items.first_mut() {
+                    first.push_str(&std::mem::take(&mut keys));
+                    written.insert(format!("konductor.io/{word}"), items.join(", ").into());
+                }
+            }
+            Value::Object(written)
+        },
+    )
+}
+
+fn plan_of(object: &Value, subject: Subject) -> Plan {
+    let annotations: BTreeMap<String, String> = serde_json::from_value(object["metadata"]["annotations"].clone()).unwrap();
+    parse(&annotations, subject).unwrap_or_else(|mistakes| panic!("{mistakes}")).expect("a plan")
+}
+
+fn job(annotations: &Value) -> Value {
+    json!({
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": { "name": "nightly", "annotations": annotations },
+        "spec": { "template": { "metadata": { "annotations": { "team": "data" } }, "spec": { "containers": [] } } },
+    })
 }
 
 fn pod() -> impl Strategy<Value = Value> {
-    (unknown(), unknown(), plan(), spec(), maybe(Just(json!({ "app": "shop" })))).prop_map(
-        |(mut top, mut metadata, annotations, spec, labels)| {
+    let finalizers = maybe(some(&["konductor.io/outcome", "example.com/backup"]).prop_map(Value::from));
+    (unknown(), unknown(), annotations(false), spec(), maybe(Just(json!({ "app": "shop" }))), finalizers).prop_map(
+        |(mut top, mut metadata, annotations, spec, labels, finalizers)| {
             metadata.insert("annotations".to_owned(), annotations);
+            finalizers.into_iter().for_each(|finalizers| _ = metadata.insert("finalizers".to_owned(), finalizers));
             labels.into_iter().for_each(|labels| _ = metadata.insert("labels".to_owned(), labels));
             top.insert("apiVersion".to_owned(), "v1".into());
             top.insert("kind".to_owned(), "Pod".into());
@@ -175,8 +246,14 @@ fn without_ours(pod: &Value) -> Value {
             drop_empty(container, &["env", "volumeMounts"]);
         }
     }
-    drop_empty(&mut pod["spec"], &["initContainers", "volumes"]);
-    drop_empty(&mut pod["metadata"], &["labels"]);
+    if let Some(gates) = pod["spec"]["schedulingGates"].as_array_mut() {
+        gates.retain(|gate| gate["name"] != "konductor.io/wait");
+    }
+    if let Some(finalizers) = pod["metadata"]["finalizers"].as_array_mut() {
+        finalizers.retain(|finalizer| finalizer != "konductor.io/outcome");
+    }
+    drop_empty(&mut pod["spec"], &["initContainers", "volumes", "schedulingGates"]);
+    drop_empty(&mut pod["metadata"], &["labels", "finalizers"]);
     pod
 }
 
@@ -224,13 +301,29 @@ proptest! {
     fn ours_come_first_and_together(pod in pod()) {
         let result = admitted(&pod, None).object;
         let init = names(&result["spec"]["initContainers"]);
+        let plan = plan_of(&pod, Subject::Pod);
+        if plan.steps().count() == 0 {
+            prop_assert!(init.iter().all(|name| !name.starts_with("konductor-")), "{:?}", init);
+            return Ok(());
+        }
         let at = init.iter().position(|name| *name == "konductor-acquire").expect("it acquires");
         prop_assert!(init[..at].iter().all(|name| name.starts_with("istio-") || name.starts_with("linkerd-")), "{:?}", init);
         // What prepares the traffic of a proxy that does not run yet would cut the acquire step off.
         prop_assert!(at == 0 || result["spec"]["initContainers"][at - 1]["restartPolicy"] == "Always", "{:?}", init);
-        let controller = pod["metadata"]["annotations"]["konductor.io/acquire"].as_str().unwrap().contains("release=controller");
-        prop_assert_eq!(init.get(at + 1) == Some(&"konductor-hold"), !controller);
-        prop_assert_eq!(init.iter().filter(|name| name.starts_with("konductor-")).count(), if controller { 1 } else { 2 });
+        let hold = plan.holds().count() > 0 && plan.release != Some(Release::Controller);
+        prop_assert_eq!(init.get(at + 1) == Some(&"konductor-hold"), hold);
+        prop_assert_eq!(init.iter().filter(|name| name.starts_with("konductor-")).count(), if hold { 2 } else { 1 });
+    }
+
+    /// A gate that nobody lifts, or a finalizer that nobody removes, would keep the Pod for ever.
+    #[test]
+    fn gates_and_finalizers_are_there_for_a_reason(pod in pod()) {
+        let plan = plan_of(&pod, Subject::Pod);
+        let result = admitted(&pod, None).object;
+        let gated = names(&result["spec"]["schedulingGates"]).contains(&"konductor.io/wait");
+        prop_assert_eq!(gated, plan.strategy.is_some_and(|strategy| strategy.word() == "gate"));
+        let kept = result["metadata"]["finalizers"].as_array().is_some_and(|all| all.contains(&"konductor.io/outcome".into()));
+        prop_assert_eq!(kept, plan.owes_outcome());
     }
 
     #[test]
@@ -249,6 +342,11 @@ proptest! {
     fn passes_settle_whatever_others_add(pod in pod(), front in any::<bool>()) {
         let mut between = admitted(&pod, None).object;
         let sidecar = json!({ "name": "istio-proxy-2", "restartPolicy": "Always" });
+        for field in ["initContainers", "volumes"] {
+            if !between["spec"][field].is_array() {
+                between["spec"][field] = json!([]);
+            }
+        }
         let init = between["spec"]["initContainers"].as_array_mut().unwrap();
         if front { init.insert(0, sidecar) } else { init.push(sidecar) }
         for container in between["spec"]["initContainers"].as_array_mut().unwrap() {
@@ -258,7 +356,8 @@ proptest! {
         let second = admitted(&between, None);
         prop_assert_eq!(admitted(&second.object, None).patch.0, vec![]);
         let init = names(&second.object["spec"]["initContainers"]);
-        prop_assert_eq!(init.iter().filter(|name| **name == "konductor-acquire").count(), 1);
+        let steps = plan_of(&pod, Subject::Pod).steps().count();
+        prop_assert_eq!(init.iter().filter(|name| **name == "konductor-acquire").count(), usize::from(steps > 0));
         prop_assert_eq!(without_ours(&second.object), without_ours(&between));
     }
 
@@ -275,11 +374,11 @@ proptest! {
 
     /// The API server sends only what fits the schema, a file may be anything.
     #[test]
-    fn nonsense_is_refused_and_not_a_panic(pod in pod(), junk in json_value(), path in 0usize..14) {
+    fn nonsense_is_refused_and_not_a_panic(pod in pod(), junk in json_value(), path in 0usize..16) {
         let pointer = [
             "/metadata", "/metadata/annotations", "/metadata/labels", "/metadata/ownerReferences", "/spec", "/spec/containers", "/spec/containers/0",
             "/spec/containers/0/env", "/spec/containers/0/volumeMounts", "/spec/initContainers", "/spec/volumes", "/spec/resources",
-            "/spec/securityContext", "/spec/nodeSelector",
+            "/spec/securityContext", "/spec/nodeSelector", "/spec/schedulingGates", "/metadata/finalizers",
         ][path];
         for mut object in [pod.clone(), json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": pod["metadata"], "spec": { "template": pod } })] {
             if let Some(value) = object.pointer_mut(pointer) {
@@ -295,7 +394,7 @@ proptest! {
 
     /// However the annotations of a CronJob change, its jobTemplate carries those of the last change, and the user's others.
     #[test]
-    fn copies_follow_the_cron_job(steps in proptest::collection::vec(proptest::option::of(plan()), 1..5), replaced in any::<bool>()) {
+    fn copies_follow_the_cron_job(steps in proptest::collection::vec(proptest::option::of(annotations(true)), 1..5), replaced in any::<bool>()) {
         let made = |annotations: &Option<Value>| json!({
             "apiVersion": "batch/v1", "kind": "CronJob",
             "metadata": { "name": "report", "annotations": annotations.clone().unwrap_or(json!({})) },
@@ -320,17 +419,44 @@ proptest! {
         }
     }
 
+    #[test]
+    fn a_second_pass_over_a_job_changes_nothing(annotations in annotations(true)) {
+        let first = admitted(&job(&annotations), None).object;
+        prop_assert_eq!(admitted(&first, None).patch.0, vec![]);
+        prop_assert_eq!(admitted(&first, Some(&first)).patch.0, vec![]);
+        let plan = plan_of(&first, Subject::Job);
+        prop_assert_eq!(first["spec"]["suspend"] == true, plan.strategy.is_some_and(|strategy| strategy.word() == "suspend"));
+        prop_assert_eq!(first["metadata"]["finalizers"].is_array(), plan.owes_outcome());
+        // Its Pods act on the same plan.
+        let mut pod = first["spec"]["template"].clone();
+        pod["metadata"]["annotations"].as_object_mut().unwrap().remove("team");
+        prop_assert_eq!(plan_of(&pod, Subject::PodOfJob), plan);
+    }
+
+    /// Whatever a Job asks for, it can be resumed, and its finalizer removed; konductor does not take either back.
+    #[test]
+    fn a_job_can_be_resumed_and_let_go(annotations in annotations(true)) {
+        let made = admitted(&job(&annotations), None).object;
+        let mut resumed = made.clone();
+        resumed["spec"]["suspend"] = false.into();
+        let resumed = admitted(&resumed, Some(&made)).object;
+        prop_assert_eq!(&resumed["spec"]["suspend"], &json!(false));
+        prop_assert_eq!(&resumed["metadata"]["annotations"]["status.konductor.io/suspended"], &Value::Null);
+        prop_assert_eq!(&resumed["metadata"]["finalizers"], &made["metadata"]["finalizers"]);
+        let mut free = resumed.clone();
+        free["metadata"].as_object_mut().unwrap().remove("finalizers");
+        prop_assert_eq!(admitted(&free, Some(&resumed)).patch.0, vec![]);
+    }
+
     /// Once a Job has started, no update that is let in changes what it holds or its template.
     #[test]
-    fn a_started_job_keeps_what_it_holds(before in proptest::option::of(plan()), after in proptest::option::of(plan()), keep_template in any::<bool>()) {
-        let job = |annotations: &Option<Value>| json!({
-            "apiVersion": "batch/v1", "kind": "Job",
-            "metadata": { "name": "nightly", "annotations": annotations.clone().unwrap_or(json!({})) },
-            "spec": { "template": { "metadata": { "annotations": { "team": "data" } }, "spec": { "containers": [] } } },
-        });
+    fn a_started_job_keeps_what_it_holds(before in proptest::option::of(annotations(true)), after in proptest::option::of(annotations(true)), keep_template in any::<bool>()) {
+        let job = |annotations: &Option<Value>| job(&annotations.clone().unwrap_or(json!({})));
         let mut old = admitted(&job(&before), None).object;
+        old["spec"]["suspend"] = false.into();
         old["status"] = json!({ "startTime": "2026-01-01T00:00:00Z" });
         let mut next = job(&after);
+        next["spec"]["suspend"] = false.into();
         if keep_template {
             next["spec"] = old["spec"].clone();
         }
@@ -338,6 +464,7 @@ proptest! {
             Ok(outcome) => {
                 prop_assert_eq!(&before, &after);
                 prop_assert_eq!(&outcome.object["spec"], &old["spec"]);
+                prop_assert_eq!(&outcome.object["metadata"]["finalizers"], &old["metadata"]["finalizers"]);
                 prop_assert_eq!(&outcome.object["metadata"]["labels"].as_object().map_or(0, Map::len), &old["metadata"]["labels"].as_object().map_or(0, Map::len));
             }
             Err(refusal) => prop_assert!(before != after && refusal.code == 403, "{}", refusal),

@@ -10,14 +10,14 @@ use serde_json::Value;
 use super::{
     Outcome, Refusal, Request, Settings,
     edit::Edit,
-    pod,
+    pod, read,
     refusal::Reasons,
-    shape::{self, Path, at, controlled_by, flag, text, texts},
-    warn,
+    shape::{self, Path, at, controlled_by, flag, list, text, texts},
+    suspend, warn,
 };
 use crate::{
-    api::names::{COPIED_FROM, COPIED_FROM_CRON_JOB, COPIED_FROM_JOB, INJECTED_LABEL},
-    plan::{Plan, Subject, parse},
+    api::names::{COPIED_FROM, COPIED_FROM_CRON_JOB, COPIED_FROM_JOB, INJECTED_LABEL, SUSPENDED},
+    plan::{Plan, Subject},
 };
 
 type Keys = BTreeMap<String, String>;
@@ -32,9 +32,17 @@ pub(super) fn job(settings: &Settings, request: &Request<'_>) -> Result<Outcome,
     let Request { namespace, object: job, old } = *request;
     well_formed(job, namespace, &["spec", "template"])?;
     match old {
-        Some(old) if !(flag(old, &["spec", "suspend"]) && at(old, &["status", "startTime"]).is_none()) => frozen(job, old, namespace),
+        Some(old) if settled(old) => frozen(job, old, namespace),
         _ => open_job(settings, request),
     }
+}
+
+/// Whether a Job may have started, or is over without having started: one that was skipped.
+fn settled(job: &Value) -> bool {
+    let over = |condition: &Value| {
+        [Some("Complete"), Some("Failed")].contains(&text(condition, &["type"])) && text(condition, &["status"]) == Some("True")
+    };
+    !flag(job, &["spec", "suspend"]) || at(job, &["status", "startTime"]).is_some() || list(job, &["status", "conditions"]).iter().any(over)
 }
 
 /// A Job that is being created, or that never started: its template can still change.
@@ -47,7 +55,7 @@ fn open_job(_: &Settings, request: &Request<'_>) -> Result<Outcome, Refusal> {
     let own_status = shape::status_keys(&texts(job, OWN));
     let made_by_cron_job = controlled_by(job, COPIED_FROM_CRON_JOB);
     for (key, value) in &own_status {
-        if !(key == COPIED_FROM && value == COPIED_FROM_CRON_JOB && made_by_cron_job) {
+        if key != SUSPENDED && !(key == COPIED_FROM && value == COPIED_FROM_CRON_JOB && made_by_cron_job) {
             edit.remove(&["metadata", "annotations", key]);
         }
     }
@@ -56,12 +64,17 @@ fn open_job(_: &Settings, request: &Request<'_>) -> Result<Outcome, Refusal> {
         Some(plan) => {
             edit.set(&["metadata", "labels", INJECTED_LABEL], "true".into());
             if let Some(template) = at(job, &["spec", "template"]) {
-                reasons.all(pod::check_template(template, plan, namespace).under("spec.template."));
-                warnings.extend(warn::pod(template, plan));
+                reasons.all(pod::check_template(template, plan, Subject::Job, namespace).under("spec.template."));
+                warnings.extend(warn::pod(template, plan, Subject::Job));
             }
-            warnings.extend(at(job, &["spec"]).map(warn::job).unwrap_or_default());
+            warnings.extend(at(job, &["spec"]).map(|spec| warn::job(spec, plan)).unwrap_or_default());
         }
         None => edit.remove(&["metadata", "labels", INJECTED_LABEL]),
+    }
+    suspend::job(&mut edit, job, old, plan.as_ref(), &mut reasons);
+    let owes = plan.is_some_and(|plan| plan.owes_outcome());
+    if !owes || may_be_kept(job, old) {
+        pod::finalizer(&mut edit, owes);
     }
     reasons.check(job, namespace)?;
     Ok(edit.finish(warnings))
@@ -77,11 +90,18 @@ fn frozen(job: &Value, old: &Value, namespace: &str) -> Result<Outcome, Refusal>
     for (key, what) in differences(&shape::user_keys(&now), &shape::user_keys(&before)) {
         reasons.forbid(format!("{key}: cannot be {what}: {right}"));
     }
-    restore(&mut edit, OWN, &shape::status_keys(&now), &shape::status_keys(&before));
+    let mut marks = shape::status_keys(&before);
+    if !flag(old, &["spec", "suspend"]) {
+        marks.remove(SUSPENDED);
+    }
+    restore(&mut edit, OWN, &shape::status_keys(&now), &marks);
     let label = &["metadata", "labels", INJECTED_LABEL];
     match at(old, label) {
         Some(value) => edit.set(label, value.clone()),
         None => edit.remove(label),
+    }
+    if pod::has_finalizer(old) && may_be_kept(job, Some(old)) {
+        pod::finalizer(&mut edit, true);
     }
     // `kubectl replace` with the original manifest takes the copies away.
     let (template, template_before) = (texts(job, POD_TEMPLATE), texts(old, POD_TEMPLATE));
@@ -100,6 +120,20 @@ fn frozen(job: &Value, old: &Value, namespace: &str) -> Result<Outcome, Refusal>
     Ok(edit.finish(Vec::new()))
 }
 
+/// Whether a Job that owes its outcome may be kept for it: not where somebody has just let it go, nor anew when it is being deleted already.
+fn may_be_kept(job: &Value, old: Option<&Value>) -> bool {
+    old.is_none_or(|old| match pod::has_finalizer(old) {
+        true => pod::has_finalizer(job) || is_replaced(job, old),
+        false => at(old, &["metadata", "deletionTimestamp"]).is_none(),
+    })
+}
+
+/// Whether an update is `kubectl replace` with the original manifest: it takes away all that konductor wrote, and nobody means it.
+pub(super) fn is_replaced(job: &Value, old: &Value) -> bool {
+    let label = &["metadata", "labels", INJECTED_LABEL];
+    at(old, label).is_some() && at(job, label).is_none()
+}
+
 /// A CronJob: each Job that it makes takes the copies of that time.
 pub(super) fn cron_job(_: &Settings, request: &Request<'_>) -> Result<Outcome, Refusal> {
     let Request { namespace, object: cron_job, old } = *request;
@@ -116,19 +150,20 @@ pub(super) fn cron_job(_: &Settings, request: &Request<'_>) -> Result<Outcome, R
     }
     // Without annotations of its own, the jobTemplate's count: each Job holds.
     if plan.is_none() {
-        plan = read(&texts(edit.object(), JOB_TEMPLATE), Subject::Job, namespace, &mut reasons);
+        plan = read::plan(&texts(edit.object(), JOB_TEMPLATE), Subject::Job, namespace, &mut reasons);
     }
     let mut warnings = Vec::new();
     if let Some(plan) = &plan {
         for key in shape::user_keys(&texts(cron_job, CRON_POD_TEMPLATE)).keys() {
             reasons.mistake(both(key, Subject::CronJob, "spec.jobTemplate.spec.template", "Pod"));
         }
-        if let Some(spec) = at(cron_job, &["spec", "jobTemplate", "spec"]) {
-            if let Some(template) = at(spec, &["template"]) {
-                reasons.all(pod::check_template(template, plan, namespace).under("spec.jobTemplate.spec.template."));
-                warnings.extend(warn::pod(template, plan));
+        if let Some(job) = at(cron_job, &["spec", "jobTemplate"]) {
+            suspend::template(job, plan, &mut reasons);
+            if let Some(template) = at(job, &["spec", "template"]) {
+                reasons.all(pod::check_template(template, plan, Subject::CronJob, namespace).under("spec.jobTemplate.spec.template."));
+                warnings.extend(warn::pod(template, plan, Subject::CronJob));
             }
-            warnings.extend(warn::job(spec));
+            warnings.extend(at(job, &["spec"]).map(|spec| warn::job(spec, plan)).unwrap_or_default());
         }
     }
     reasons.check(cron_job, namespace)?;
@@ -150,7 +185,7 @@ impl Level {
         let Self { from, to, mark, holder, each } = *self;
         let own = texts(object, from);
         let below = texts(object, to);
-        let plan = read(&own, holder, namespace, reasons);
+        let plan = read::plan(&own, holder, namespace, reasons);
         let wanted = if plan.is_some() { shape::user_keys(&own) } else { Keys::new() };
         let marked = |annotations: &Keys| annotations.get(COPIED_FROM).is_some_and(|value| value == mark);
         let copied_before = old.map(|old| texts(old, to)).filter(marked).map(|below| shape::user_keys(&below)).unwrap_or_default();
@@ -186,21 +221,6 @@ fn both(key: &str, holder: Subject, template: &str, each: &str) -> String {
         "{key}: is on {template}, while the {holder} has annotations of konductor too; those of the {holder} hold once for each run, \
          those of {template} once for each {each}: keep one of them"
     )
-}
-
-fn read(annotations: &Keys, subject: Subject, namespace: &str, reasons: &mut Reasons) -> Option<Plan> {
-    match parse(annotations, subject) {
-        Ok(plan) => {
-            if let Some(target) = plan.as_ref().and_then(|plan| plan.twice_in(namespace)) {
-                reasons.mistake(format!("konductor.io/acquire: {target} is named twice, with its namespace and without"));
-            }
-            plan
-        }
-        Err(mistakes) => {
-            reasons.mistakes(&mistakes);
-            None
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

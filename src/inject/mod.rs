@@ -3,8 +3,13 @@
 //! ```text
 //! CronJob  annotations are copied to the jobTemplate         status.konductor.io/copied-from: CronJob
 //! Job      annotations are copied to the pod template        status.konductor.io/copied-from: Job       label konductor.io/injected
+//!          strategy=suspend: spec.suspend                    status.konductor.io/suspended: "true"
 //! Pod      [mesh proxies] konductor-acquire konductor-hold [the user's init containers] [the app]       label konductor.io/injected
+//!          strategy=gate: spec.schedulingGates               konductor.io/wait
 //! ```
+//!
+//! The holder (the Job, or a Pod that holds for itself) carries the finalizer `konductor.io/outcome` where somebody counts how it ends. A Pod that
+//! only arrives when it has succeeded gets no containers.
 //!
 //! - Objects stay raw JSON, so that fields which this version does not know survive.
 //! - Other people's containers are never removed or reordered.
@@ -14,9 +19,11 @@
 mod copy;
 mod edit;
 mod pod;
+mod read;
 mod refusal;
 mod shape;
 mod steps;
+mod suspend;
 mod warn;
 mod workload;
 

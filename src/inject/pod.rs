@@ -1,19 +1,21 @@
 //! Pods: the injected steps themselves.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Outcome, Refusal, Request, Settings,
     edit::{Edit, Place},
+    read,
     refusal::Reasons,
     shape::{self, Path, at, list, name, text, texts},
     steps, warn,
 };
 use crate::{
     api::names::{
-        ACQUIRE_CONTAINER, COPIED_FROM, COPIED_FROM_JOB, FENCING_DIRECTORY, FENCING_VOLUME, HOLD_CONTAINER, INJECTED_LABEL, TOKEN_VOLUME,
+        ACQUIRE_CONTAINER, COPIED_FROM, COPIED_FROM_JOB, FENCING_DIRECTORY, FENCING_VOLUME, HOLD_CONTAINER, INJECTED_LABEL,
+        OUTCOME_FINALIZER, SCHEDULING_GATE, TOKEN_VOLUME,
     },
-    plan::{Plan, Subject, parse},
+    plan::{On, Plan, Role, Strategy, Subject},
     planted,
 };
 
@@ -46,37 +48,45 @@ pub(super) fn inject(settings: &Settings, request: &Request<'_>) -> Result<Outco
     reasons.check(pod, namespace)?;
 
     let mut reasons = Reasons::default();
-    let plan = parse(&annotations, Subject::Pod).unwrap_or_else(|mistakes| {
-        reasons.mistakes(&mistakes);
-        None
-    });
-    let plan = plan.and_then(|plan| match plan.twice_in(namespace) {
-        Some(target) => {
-            reasons.mistake(format!("konductor.io/acquire: {target} is named twice, with its namespace and without"));
-            None
-        }
-        None => Some(plan.in_namespace(namespace)),
-    });
+    let of_job = annotations.get(COPIED_FROM).is_some_and(|from| from == COPIED_FROM_JOB) && shape::controlled_by(pod, "Job");
+    let subject = if of_job { Subject::PodOfJob } else { Subject::Pod };
+    let plan = read::plan(&annotations, subject, namespace, &mut reasons).map(|plan| plan.in_namespace(namespace));
     if let Some(plan) = &plan {
-        reasons.all(obstacles(pod, plan));
+        reasons.all(obstacles(pod, plan, subject));
     }
     reasons.check(pod, namespace)?;
 
-    for key in shape::status_keys(&annotations).keys() {
-        let own =
-            key == COPIED_FROM && annotations.get(key).is_some_and(|kind| kind == COPIED_FROM_JOB) && shape::controlled_by(pod, "Job");
-        if !own {
-            edit.remove(&["metadata", "annotations", key]);
-        }
+    for key in shape::status_keys(&annotations).keys().filter(|key| !(of_job && *key == COPIED_FROM)) {
+        edit.remove(&["metadata", "annotations", key]);
     }
-    let warnings = plan.as_ref().map(|plan| warn::pod(pod, plan)).unwrap_or_default();
+    let warnings = plan.as_ref().map(|plan| warn::pod(pod, plan, subject)).unwrap_or_default();
     write(&mut edit, settings, plan.as_ref(), namespace);
+    // Under a Job's hold it is the Job whose outcome counts.
+    let owes = plan.as_ref().is_some_and(|plan| plan.owes_outcome() && !of_job);
+    finalizer(&mut edit, owes);
     Ok(edit.finish(warnings))
 }
 
 /// What would keep a Pod of this template from being injected, for the objects that make Pods.
-pub(super) fn check_template(template: &Value, annotated: &Plan, namespace: &str) -> Reasons {
-    obstacles(template, &annotated.clone().in_namespace(namespace))
+pub(super) fn check_template(template: &Value, annotated: &Plan, subject: Subject, namespace: &str) -> Reasons {
+    obstacles(template, &annotated.clone().in_namespace(namespace), subject)
+}
+
+/// Gives an object the finalizer that keeps it until its outcome is recorded, or takes it away.
+pub(super) fn finalizer(edit: &mut Edit, owes: bool) {
+    let ours = if owes { vec![OUTCOME_FINALIZER.into()] } else { Vec::new() };
+    edit.place(&["metadata", "finalizers"], |finalizer| finalizer == OUTCOME_FINALIZER, ours, Place::Anywhere);
+}
+
+/// Whether an object carries that finalizer.
+pub(super) fn has_finalizer(object: &Value) -> bool {
+    list(object, &["metadata", "finalizers"]).iter().any(|finalizer| finalizer == OUTCOME_FINALIZER)
+}
+
+/// Whether a Pod of this spec runs until it is deleted: some container of it is started again however it ends.
+pub(super) fn never_ends(spec: &Value) -> bool {
+    let policy = text(spec, &["restartPolicy"]).unwrap_or("Always");
+    list(spec, &["containers"]).iter().any(|container| text(container, &["restartPolicy"]).unwrap_or(policy) == "Always")
 }
 
 /// Brings the Pod to what the plan says; without a plan, takes an earlier injection out.
@@ -84,15 +94,19 @@ fn write(edit: &mut Edit, settings: &Settings, plan: Option<&Plan>, namespace: &
     let earlier = injected_before(edit.object());
     let is_ours = |container: &Value| earlier && is_injected(container);
     let is_volume = |volume: &Value| [TOKEN_VOLUME, FENCING_VOLUME].contains(&name(volume));
+    gate(edit, plan.is_some_and(|plan| plan.strategy == Some(Strategy::Gate)));
     match plan {
         Some(plan) => {
             edit.set(&["metadata", "labels", INJECTED_LABEL], "true".into());
             let spec = at(edit.object(), &["spec"]).cloned().unwrap_or_default();
             let others: Vec<&Value> = list(&spec, &["initContainers"]).iter().filter(|container| !is_ours(container)).collect();
             let index = steps::behind_mesh(&others);
-            let containers = steps::containers(settings, plan, &spec);
+            let (containers, volumes) = match plan.steps().next() {
+                Some(_) => (steps::containers(settings, plan, &spec), steps::volumes(plan)),
+                None => (Vec::new(), Vec::new()),
+            };
             edit.place(INIT_CONTAINERS, is_ours, containers, Place::Before(index));
-            edit.place(&["spec", "volumes"], is_volume, steps::volumes(plan), Place::Anywhere);
+            edit.place(&["spec", "volumes"], is_volume, volumes, Place::Anywhere);
         }
         None => {
             edit.remove(&["metadata", "labels", INJECTED_LABEL]);
@@ -109,6 +123,12 @@ fn write(edit: &mut Edit, settings: &Settings, plan: Option<&Plan>, namespace: &
             edit.remove(&["spec", "initContainers", &index.to_string(), "restartPolicy"]);
         }
     }
+}
+
+/// Keeps the Pod from being given to a node until konductor lifts the gate, or takes the gate away.
+fn gate(edit: &mut Edit, wanted: bool) {
+    let ours = if wanted { vec![json!({ "name": SCHEDULING_GATE })] } else { Vec::new() };
+    edit.place(&["spec", "schedulingGates"], |gate| name(gate) == SCHEDULING_GATE, ours, Place::Anywhere);
 }
 
 /// Shows the tokens to the containers that run under the hold, or takes them away from all.
@@ -149,11 +169,24 @@ fn injected_before(pod: &Value) -> bool {
 }
 
 /// What keeps this Pod (or template) from being injected.
-fn obstacles(pod: &Value, plan: &Plan) -> Reasons {
+fn obstacles(pod: &Value, plan: &Plan, subject: Subject) -> Reasons {
     let mut reasons = Reasons::default();
-    if text(pod, &["spec", "os", "name"]) == Some("windows") || text(pod, &["spec", "nodeSelector", "kubernetes.io/os"]) == Some("windows")
-    {
-        reasons.mistake("spec.os: this is a Windows Pod; konductor's containers run on Linux only, so it cannot hold anything");
+    let windows = |path: &Path<'_>| text(pod, path) == Some("windows");
+    let injected = plan.steps().next().is_some();
+    if injected && (windows(&["spec", "os", "name"]) || windows(&["spec", "nodeSelector", "kubernetes.io/os"])) {
+        reasons.mistake("spec.os: this is a Windows Pod; konductor's containers run on Linux only, so it cannot wait or hold anything");
+    }
+    if plan.strategy == Some(Strategy::Gate) && at(pod, &["spec", "nodeName"]).is_some() {
+        reasons.mistake("spec.nodeName: the Pod is on its node already, so that strategy=gate cannot keep it from being scheduled; leave one of them out");
+    }
+    let each = matches!(subject, Subject::Pod | Subject::PodTemplate);
+    let arrives = plan.items.iter().find(|item| matches!(item.role, Role::Arrive { on: On::Success }));
+    if let Some(item) = arrives.filter(|_| each && at(pod, &["spec"]).is_some_and(never_ends)) {
+        reasons.mistake(format!(
+            "spec.restartPolicy: a Pod whose containers are always started again never succeeds, so that it never arrives at {}/{}; \
+             set restartPolicy: Never or OnFailure, use a Job, or arrive at start with `;on=start`",
+            item.target.kind, item.target.name
+        ));
     }
     let earlier = injected_before(pod);
     for field in ["initContainers", "containers", "ephemeralContainers"] {

@@ -71,6 +71,7 @@ pub(super) fn controlled_by(object: &Value, kind: &str) -> bool {
 pub(super) fn wrong_types(object: &Value, pod: &Path<'_>) -> Vec<String> {
     let is_texts = |value: &Value| value.as_object().is_some_and(|map| map.values().all(|value| value.is_string() || value.is_null()));
     let is_objects = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_object));
+    let is_list_of_texts = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_string));
     let mut wrong = Vec::new();
     let mut check = |place: String, value: Option<&Value>, right: fn(&Value) -> bool, what: &str| {
         if value.is_some_and(|value| !right(value)) {
@@ -89,9 +90,11 @@ pub(super) fn wrong_types(object: &Value, pod: &Path<'_>) -> Vec<String> {
             check(format!("{place}.metadata.{field}"), at(value, &["metadata", field]), is_texts, "a map of texts");
         }
         check(format!("{place}.metadata.ownerReferences"), at(value, &["metadata", "ownerReferences"]), is_objects, "a list of objects");
+        check(format!("{place}.metadata.finalizers"), at(value, &["metadata", "finalizers"]), is_list_of_texts, "a list of texts");
     }
     let Some(spec) = at(object, pod).and_then(|pod| at(pod, &["spec"])) else { return wrong };
     let place = pod.join(".");
+    check(format!("{place}.spec.schedulingGates"), at(spec, &["schedulingGates"]), is_objects, "a list of objects");
     for field in ["containers", "initContainers", "ephemeralContainers", "volumes"] {
         check(format!("{place}.spec.{field}"), at(spec, &[field]), is_objects, "a list of objects");
         for (index, container) in list(spec, &[field]).iter().enumerate().filter(|_| field != "volumes") {

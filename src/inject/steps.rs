@@ -38,10 +38,10 @@ const MESH: &[&str] = &[
     "consul-dataplane",
 ];
 
-/// The init containers, in order.
+/// The init containers, in order. Without anything that lasts there is nothing to verify, and no end to report.
 pub(super) fn containers(settings: &Settings, plan: &Plan, spec: &Value) -> Vec<Value> {
     let mut containers = vec![container(settings, plan, spec, ACQUIRE_CONTAINER)];
-    if plan.release.unwrap_or(settings.default_release) == Release::Hook {
+    if plan.holds().next().is_some() && plan.release.unwrap_or(settings.default_release) == Release::Hook {
         containers.push(container(settings, plan, spec, HOLD_CONTAINER));
     }
     containers

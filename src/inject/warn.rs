@@ -2,47 +2,85 @@
 
 use serde_json::Value;
 
-use super::shape::{at, list, text};
-use crate::plan::{Kind, Plan};
+use super::{
+    pod::never_ends,
+    shape::{at, list, text},
+    suspend::suspends,
+};
+use crate::plan::{Item, Kind, Mode, OnLost, Plan, Role, Strategy, Subject};
 
 /// How `konductor-acquire` ends when it does not get the hold: timed out, denied, unavailable, bad configuration.
 const ACQUIRE_CODES: [i64; 4] = [3, 4, 5, 78];
 
 /// Warnings about the Pod that holds, or a template of such Pods.
-pub(super) fn pod(pod: &Value, plan: &Plan) -> Vec<String> {
+pub(super) fn pod(pod: &Value, plan: &Plan, subject: Subject) -> Vec<String> {
     let mut warnings = Vec::new();
-    if at(pod, &["spec", "activeDeadlineSeconds"]).is_some() {
+    // Its clock starts with the Pod on its node: behind a gate, or in a suspended Job, it stands still.
+    let in_pod = plan.steps().next().is_some() && plan.strategy.unwrap_or(Strategy::Init) == Strategy::Init;
+    if in_pod && at(pod, &["spec", "activeDeadlineSeconds"]).is_some() {
         warnings
             .push("konductor: activeDeadlineSeconds of the Pod also ticks while it waits; `;timeout=` limits the waiting alone".to_owned());
     }
-    let impatient = plan.steps().any(|item| item.timeout.is_some());
-    if plan.steps().count() > 1 && impatient && text(pod, &["spec", "restartPolicy"]) != Some("Never") {
+    let impatient = plan.holds().any(|item| item.timeout.is_some());
+    if in_pod && plan.holds().count() > 1 && impatient && text(pod, &["spec", "restartPolicy"]) != Some("Never") {
         warnings.push(
             "konductor: a Pod that times out on one of several holds keeps those it has for as long as its init containers are restarted; set restartPolicy: Never"
                 .to_owned(),
         );
     }
+    if plan.on_lost == OnLost::Ignore && !plan.fencing && plan.tokens().next().is_some() {
+        warnings.push(
+            "konductor: with on-lost=ignore a Pod whose hold was taken goes on beside the next holder; only a fencing token, checked by what it writes to, \
+             protects that: add fencing=true"
+                .to_owned(),
+        );
+    }
+    let each = matches!(subject, Subject::Pod | Subject::PodTemplate);
+    let joined = plan.items.iter().find(|item| item.role == Role::Join);
+    if let Some(item) = joined.filter(|_| each && at(pod, &["spec"]).is_some_and(never_ends)) {
+        warnings.push(format!(
+            "konductor: the containers of this Pod are always started again, so that {}/{} counts it until it is deleted",
+            item.target.kind, item.target.name
+        ));
+    }
     warnings
 }
 
 /// Warnings about a Job that holds. `spec` is the Job's.
-pub(super) fn job(spec: &Value) -> Vec<String> {
+pub(super) fn job(spec: &Value, plan: &Plan) -> Vec<String> {
     let mut warnings = Vec::new();
-    if at(spec, &["activeDeadlineSeconds"]).is_some() {
+    let waits = plan.steps().next().is_some();
+    // The clock of a suspended Job stands still, and starts anew when it is resumed.
+    if waits && !suspends(plan) && at(spec, &["activeDeadlineSeconds"]).is_some() {
         warnings
             .push("konductor: activeDeadlineSeconds of the Job also ticks while it waits; `;timeout=` limits the waiting alone".to_owned());
     }
-    if let Some(parallelism) = at(spec, &["parallelism"]).and_then(Value::as_i64).filter(|parallelism| *parallelism > 1) {
+    let parallelism = at(spec, &["parallelism"]).and_then(Value::as_i64).filter(|parallelism| *parallelism > 1);
+    if let Some(parallelism) = parallelism.filter(|_| plan.holds().next().is_some()) {
         warnings.push(format!(
             "konductor: the Job holds once, so its {parallelism} parallel Pods share the hold; to let each Pod hold, annotate spec.template instead"
         ));
     }
-    warnings.extend(failure_policy(spec));
+    warnings.extend(failure_policy(spec).filter(|_| waits));
+    warnings
+}
+
+/// Warnings about a Job whose Pods hold, each for itself. `spec` is the Job's.
+pub(super) fn job_of_holders(spec: &Value, plan: &Plan) -> Vec<String> {
+    if plan.steps().next().is_none() {
+        return Vec::new();
+    }
+    let mut warnings: Vec<String> = failure_policy(spec).into_iter().collect();
+    if at(spec, &["activeDeadlineSeconds"]).is_some() {
+        warnings.push(
+            "konductor: activeDeadlineSeconds of the Job also ticks while its Pods wait; `;timeout=` limits the waiting alone".to_owned(),
+        );
+    }
     warnings
 }
 
 /// A `podFailurePolicy` looks at init containers too: a rule without a container's name takes a wait that timed out for a failure of the app.
-pub(super) fn failure_policy(spec: &Value) -> Option<String> {
+fn failure_policy(spec: &Value) -> Option<String> {
     let rules = list(spec, &["podFailurePolicy", "rules"]);
     let matching = rules.iter().enumerate().find(|(_, rule)| {
         let Some(codes) = at(rule, &["onExitCodes"]) else { return false };
@@ -57,9 +95,13 @@ pub(super) fn failure_policy(spec: &Value) -> Option<String> {
     })
 }
 
-/// A rolling update that starts the new Pod before it ends the old one: the new one waits for the mutex that the old one holds.
+/// A rolling update that starts the new Pod before it ends the old one: the new one waits for what the old one holds alone.
 pub(super) fn rolling_update(kind: &str, spec: &Value, plan: &Plan) -> Option<String> {
-    let mutex = plan.holds().find(|item| item.target.kind == Kind::Mutex)?;
+    let alone = |item: &&Item| match item.role {
+        Role::Hold { mode, .. } => item.target.kind != Kind::Semaphore && mode == Mode::Write,
+        _ => false,
+    };
+    let held = plan.holds().find(alone)?;
     let field = if kind == "Deployment" { "strategy" } else { "updateStrategy" };
     if !["Deployment", "DaemonSet"].contains(&kind) || [Some("Recreate"), Some("OnDelete")].contains(&text(spec, &[field, "type"])) {
         return None;
@@ -71,6 +113,6 @@ pub(super) fn rolling_update(kind: &str, spec: &Value, plan: &Plan) -> Option<St
     };
     let right = if kind == "Deployment" { "strategy.type: Recreate" } else { "updateStrategy.rollingUpdate.maxSurge: 0" };
     surges.then(|| {
-        format!("konductor: a rolling update waits for ever: the new Pod waits for {}, which the old one holds until the new one is ready; set {right}", mutex.target)
+        format!("konductor: a rolling update waits for ever: the new Pod waits for {}, which the old one holds until the new one is ready; set {right}", held.target)
     })
 }

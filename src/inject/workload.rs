@@ -3,12 +3,12 @@
 use serde_json::Value;
 
 use super::{
-    Refusal, Request, copy, pod,
+    Refusal, Request, copy, pod, read,
     refusal::Reasons,
     shape::{self, Path, at, text, texts},
     warn,
 };
-use crate::plan::{Subject, is_ours, parse};
+use crate::plan::{Subject, is_ours};
 
 /// Checks the pod template of a workload; returns the warnings.
 ///
@@ -34,28 +34,14 @@ pub fn validate(request: &Request<'_>) -> Result<Vec<String>, Refusal> {
         return Ok(warnings);
     }
     let mut reasons = Reasons::default();
-    match parse(&texts(template, &["metadata", "annotations"]), Subject::PodTemplate) {
-        Err(mistakes) => reasons.mistakes(&mistakes),
-        Ok(None) => {}
-        Ok(Some(plan)) => {
-            if let Some(target) = plan.twice_in(namespace) {
-                reasons.mistake(format!("konductor.io/acquire: {target} is named twice, with its namespace and without"));
-            }
-            reasons.all(pod::check_template(template, &plan, namespace).under(&format!("{}.", path.join("."))));
-            warnings.extend(warn::pod(template, &plan));
-            let spec = at(object, &["spec"]).unwrap_or(&Value::Null);
-            warnings.extend(warn::rolling_update(kind, spec, &plan));
-            let job = if kind == "CronJob" { at(spec, &["jobTemplate", "spec"]) } else { Some(spec).filter(|_| batch) };
-            warnings.extend(job.and_then(warn::failure_policy));
-            if let Some(job) = job
-                && at(job, &["activeDeadlineSeconds"]).is_some()
-            {
-                warnings.push(
-                    "konductor: activeDeadlineSeconds of the Job also ticks while its Pods wait; `;timeout=` limits the waiting alone"
-                        .to_owned(),
-                );
-            }
-        }
+    let subject = Subject::PodTemplate;
+    if let Some(plan) = read::plan(&texts(template, &["metadata", "annotations"]), subject, namespace, &mut reasons) {
+        reasons.all(pod::check_template(template, &plan, subject, namespace).under(&format!("{}.", path.join("."))));
+        warnings.extend(warn::pod(template, &plan, subject));
+        let spec = at(object, &["spec"]).unwrap_or(&Value::Null);
+        warnings.extend(warn::rolling_update(kind, spec, &plan));
+        let job = if kind == "CronJob" { at(spec, &["jobTemplate", "spec"]) } else { Some(spec).filter(|_| batch) };
+        warnings.extend(job.map(|job| warn::job_of_holders(job, &plan)).unwrap_or_default());
     }
     reasons.check(object, namespace)?;
     Ok(warnings)

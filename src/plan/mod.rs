@@ -14,12 +14,16 @@
 //! The words that are valid stand in one table, [`table`]; the parser reads it, the suggestions come from it, and so does the documentation.
 //! Nothing behind this door sees text again.
 
+mod assemble;
 mod choice;
 mod distance;
 mod mistake;
 mod parse;
 mod print;
+#[cfg(test)]
+mod properties;
 pub mod table;
+mod target;
 #[cfg(test)]
 mod tests;
 
@@ -245,9 +249,9 @@ impl Plan {
 
     /// A primitive that is named twice once the holder's namespace is known: `mutex/db` and `mutex/shop/db` are one in namespace `shop`.
     /// Such a holder would wait for itself.
-    pub fn twice_in(&self, holder_namespace: &str) -> Option<Target> {
+    pub fn twice_in(&self, holder_namespace: &str) -> Option<Item> {
         let mut seen = BTreeSet::new();
-        self.clone().in_namespace(holder_namespace).items.into_iter().map(|item| item.target).find(|target| !seen.insert(target.clone()))
+        self.clone().in_namespace(holder_namespace).items.into_iter().find(|item| !seen.insert(item.target.clone()))
     }
 
     /// Brings the items into their order. Waits keep theirs: they take nothing from anybody.

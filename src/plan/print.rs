@@ -49,8 +49,8 @@ impl Plan {
 }
 
 impl Role {
-    /// The annotation that lists items of this role.
-    const fn word(self) -> &'static str {
+    /// The annotation that lists items of this role; its key is `konductor.io/` and this word.
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Wait { .. } => "wait",
             Self::Hold { .. } => "acquire",

@@ -1,29 +1,38 @@
-//! What is read, what is refused and with which words.
+//! Tests of the annotations: grammar, roles, and the words of every mistake.
 
-//! Tests of the annotations: grammar, words of every mistake, properties.
 use std::collections::BTreeMap;
 
-use proptest::prelude::*;
+use super::{Item, MAX_ITEMS, MAX_VALUE, Mistakes, Plan, Strategy, Subject, lookalike, parse, table};
 
-use super::{
-    Item, Kind, MAX_ITEMS, MAX_VALUE, Mistakes, Mode, OnConflict, OnLost, Plan, Release, Role, Subject, Target, lookalike, parse, table,
-};
-use crate::api::Duration;
+fn plan_of(annotations: &[(&str, &str)], subject: Subject) -> Result<Option<Plan>, Mistakes> {
+    let annotations: BTreeMap<String, String> = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    parse(&annotations, subject)
+}
 
 fn plan(annotations: &[(&str, &str)]) -> Result<Option<Plan>, Mistakes> {
-    let annotations: BTreeMap<String, String> = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    parse(&annotations, Subject::Pod)
+    plan_of(annotations, Subject::Pod)
 }
 
 fn ok(annotations: &[(&str, &str)]) -> String {
-    plan(annotations)
-        .unwrap_or_else(|mistakes| panic!("{mistakes}"))
-        .map_or_else(|| "nothing".to_owned(), |plan| plan.annotations().into_values().collect())
+    let read = plan(annotations).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    read.map_or_else(|| "nothing".to_owned(), |plan| plan.annotations().into_values().collect())
+}
+
+/// The plan of a Job as one line: the words of its annotations and their values.
+fn job(annotations: &[(&str, &str)]) -> String {
+    let annotations: Vec<(String, &str)> = annotations.iter().map(|(word, value)| (format!("konductor.io/{word}"), *value)).collect();
+    let annotations: Vec<(&str, &str)> = annotations.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+    let read = plan_of(&annotations, Subject::Job).unwrap_or_else(|mistakes| panic!("{mistakes}")).expect("a plan");
+    read.to_string().replace("konductor.io/", "").replace('\n', " | ")
 }
 
 /// The only mistake of one annotation.
 fn mistake(key: &str, value: &str) -> String {
-    let mistakes = plan(&[(key, value)]).expect_err(value);
+    the_mistake(&[(key, value)], Subject::Pod)
+}
+
+fn the_mistake(annotations: &[(&str, &str)], subject: Subject) -> String {
+    let mistakes = plan_of(annotations, subject).expect_err("a mistake");
     assert_eq!(mistakes.list.len(), 1, "{mistakes}");
     mistakes.list[0].to_string()
 }
@@ -67,7 +76,7 @@ fn says_what_is_wrong_and_what_would_be_right() {
         ("konductor.io/acquire", "mutex/a,", "is an empty item"),
         ("konductor.io/acquire", "db", "did you mean `mutex/db`?"),
         ("konductor.io/acquire", "mutx/db", "did you mean `mutex/db`?"),
-        ("konductor.io/acquire", "banana/db", "the kinds are mutex, semaphore"),
+        ("konductor.io/acquire", "banana/db", "acquire takes mutex, rwmutex, lease or semaphore"),
         ("konductor.io/acquire", "mutex/a/b/c", "too many slashes"),
         ("konductor.io/acquire", "mutex/Shop/db", "did you mean `mutex/shop/db`?"),
         ("konductor.io/acquire", "mutex/db_migrate", "did you mean `mutex/db-migrate`?"),
@@ -98,30 +107,180 @@ fn says_what_is_wrong_and_what_would_be_right() {
 }
 
 #[test]
-fn what_comes_later_is_not_called_unknown() {
-    for (key, value) in [
-        ("konductor.io/wait", "gate/x"),
-        ("konductor.io/arrive", "barrier/x"),
-        ("konductor.io/done", "waitgroup/x"),
-        ("konductor.io/once", "x"),
-        ("konductor.io/lease", "x"),
-        ("konductor.io/rwmutex", "x;mode=read"),
-        ("konductor.io/barrier", "x"),
-        ("konductor.io/gate", "x"),
-        ("konductor.io/waitgroup", "x"),
-        ("konductor.io/acquire", "lease/x"),
-        ("konductor.io/acquire", "rwmutex/x"),
-        ("konductor.io/mutex", "x;strategy=suspend"),
-        ("konductor.io/mutex", "x;on-conflict=skip"),
-        ("konductor.io/mutex", "x;max-hold=1h"),
-        ("konductor.io/mutex", "x;start-timeout=1h"),
-        ("konductor.io/mutex", "x;create=true"),
-        ("konductor.io/mutex", "x;on-lost=ignore"),
-        ("konductor.io/mutex", "x;on-timeout=proceed"),
-        ("konductor.io/mutex", "x;mode=read"),
+fn reads_every_role_and_key() {
+    for (annotations, read) in [
+        (
+            &[("wait", "gate/a;timeout=2h;on-timeout=proceed, barrier/b, waitgroup/c, once/d")][..],
+            "wait: gate/a;on-timeout=proceed;timeout=2h, barrier/b, waitgroup/c, once/d",
+        ),
+        (&[("barrier", "b"), ("gate", "g;timeout=0s"), ("waitgroup", "w")], "wait: barrier/b, gate/g;timeout=0s, waitgroup/w"),
+        (
+            &[("rwmutex", "cache;mode=read"), ("lease", "l;priority=3"), ("mutex", "m;create=true")],
+            "acquire: mutex/m;create=true, rwmutex/cache;mode=read, lease/l;priority=3",
+        ),
+        (
+            &[("mutex", "m;max-hold=1h;start-timeout=5m;on-lost=ignore;strategy=gate")],
+            "acquire: mutex/m;strategy=gate;on-lost=ignore;max-hold=1h;start-timeout=5m",
+        ),
+        (
+            &[("arrive", "barrier/a, barrier/b;on=start"), ("done", "waitgroup/w;timeout=1m")],
+            "arrive: barrier/a, barrier/b;on=start | done: waitgroup/w;timeout=1m",
+        ),
+        // A meeting point is one item; the annotations that mean it are two.
+        (&[("barrier", "b;timeout=5m"), ("arrive", "barrier/b;on=start")], "arrive: barrier/b;on=start | wait: barrier/b;timeout=5m"),
+        (&[("once", "migrate;priority=2")], "once: migrate;priority=2;strategy=suspend"),
+        (&[("once", "shop/migrate;strategy=suspend;on-conflict=skip")], "once: shop/migrate;strategy=suspend;on-conflict=skip"),
+        (
+            &[("mutex", "m;on-conflict=skip"), ("wait", "gate/g;timeout=5m")],
+            "acquire: mutex/m | wait: gate/g;timeout=5m;strategy=suspend;on-conflict=skip",
+        ),
+        (&[("wait", "gate/g;strategy=suspend")], "wait: gate/g;strategy=suspend"),
+        // What is the default may be said.
+        (&[("mutex", "m;on-conflict=queue;on-lost=kill;fencing=false;create=false;priority=0")], "acquire: mutex/m"),
+        (&[("rwmutex", "m;mode=write"), ("arrive", "barrier/b;on=success")], "acquire: rwmutex/m | arrive: barrier/b"),
     ] {
-        assert!(mistake(key, value).contains("not supported by this version yet"), "{key}: {value}");
+        assert_eq!(job(annotations), read);
     }
+}
+
+#[test]
+fn the_order_is_waits_then_holds_then_arrivals() {
+    let read = plan_of(
+        &[
+            ("konductor.io/acquire", "semaphore/s, mutex/m, lease/l, rwmutex/r"),
+            ("konductor.io/arrive", "barrier/z, barrier/y"),
+            ("konductor.io/done", "waitgroup/w"),
+            ("konductor.io/once", "o"),
+            ("konductor.io/wait", "gate/b, barrier/a"),
+        ],
+        Subject::Job,
+    );
+    let plan = read.unwrap().unwrap().in_namespace("shop");
+    let names = |items: Vec<&Item>| items.iter().map(|item| item.target.name.clone()).collect::<String>();
+    assert_eq!(names(plan.items.iter().collect()), "bamrlsowyz");
+    assert_eq!(names(plan.steps().collect()), "bamrlsow");
+    assert_eq!(names(plan.holds().collect()), "mrlsow");
+    assert_eq!(names(plan.tokens().collect()), "mrlso");
+}
+
+#[test]
+fn who_owes_an_outcome() {
+    for (key, value, owes) in [
+        ("konductor.io/arrive", "barrier/b", true),
+        ("konductor.io/arrive", "barrier/b;on=start", false),
+        ("konductor.io/done", "waitgroup/w", true),
+        ("konductor.io/once", "o", true),
+        ("konductor.io/mutex", "m", false),
+        ("konductor.io/wait", "gate/g", false),
+    ] {
+        assert_eq!(plan_of(&[(key, value)], Subject::Job).unwrap().unwrap().owes_outcome(), owes, "{key}: {value}");
+    }
+}
+
+#[test]
+fn what_does_not_go_together_is_said() {
+    for (key, value, words) in [
+        (
+            "konductor.io/wait",
+            "mutex/x",
+            "wait takes once, waitgroup, barrier or gate, and a mutex goes with acquire; did you mean `konductor.io/acquire: mutex/x`?",
+        ),
+        ("konductor.io/wait", "semaphore/x", "did you mean `konductor.io/acquire: semaphore/x`?"),
+        ("konductor.io/wait", "lease/x;permits=2", "did you mean `konductor.io/acquire: lease/x`?"),
+        ("konductor.io/wait", "rwmutx/x", "did you mean `konductor.io/acquire: rwmutex/x`?"),
+        ("konductor.io/wait", "onc/x", "did you mean `once/x`?"),
+        ("konductor.io/wait", "ready", "did you mean `gate/ready`?"),
+        ("konductor.io/wait", "", "write items like gate/data-ready"),
+        ("konductor.io/acquire", "barrier/x", "a barrier goes with wait or arrive"),
+        ("konductor.io/acquire", "gate/x", "did you mean `konductor.io/wait: gate/x`?"),
+        ("konductor.io/acquire", "waitgroup/x", "a waitgroup goes with wait or done"),
+        ("konductor.io/acquire", "once/x", "a once goes with once or wait"),
+        ("konductor.io/arrive", "waitgroup/x", "arrive takes barrier, and a waitgroup goes with wait or done"),
+        ("konductor.io/arrive", "stage-1", "did you mean `barrier/stage-1`?"),
+        ("konductor.io/done", "barrier/x", "done takes waitgroup, and a barrier goes with wait or arrive"),
+        ("konductor.io/done", "workers", "did you mean `waitgroup/workers`?"),
+        ("konductor.io/gate", "gate/x", "did you mean `x`?"),
+        ("konductor.io/gate", "a, b", "did you mean `konductor.io/wait: gate/a, gate/b`?"),
+        ("konductor.io/mutex", "m;on-timeout=proceed", "on-timeout is for wait"),
+        ("konductor.io/gate", "g;on-timeout=proceed", "write timeout= too"),
+        ("konductor.io/gate", "g;timeout=1m;on-timeout=procede", "did you mean `on-timeout=proceed`?"),
+        ("konductor.io/gate", "g;priority=1", "priority is for acquire or once"),
+        ("konductor.io/done", "waitgroup/w;priority=1", "priority is for acquire or once"),
+        ("konductor.io/arrive", "barrier/b;timeout=1m", "timeout is for wait, acquire, done or once"),
+        ("konductor.io/arrive", "barrier/b;on=begin", "on takes success or start"),
+        ("konductor.io/wait", "barrier/b;on=start", "on is for arrive"),
+        ("konductor.io/semaphore", "s;create=true", "create is for a mutex"),
+        ("konductor.io/mutex", "m;mode=read", "mode is for an rwmutex"),
+        ("konductor.io/rwmutex", "m;mode=reed", "did you mean `mode=read`?"),
+        ("konductor.io/lease", "l;permits=2", "permits is for a semaphore"),
+        ("konductor.io/gate", "g;max-hold=1h", "max-hold goes with acquire, done or once"),
+        ("konductor.io/gate", "g;start-timeout=1h", "start-timeout goes with acquire, done or once"),
+        ("konductor.io/gate", "g;release=controller", "release goes with acquire, done or once"),
+        ("konductor.io/gate", "g;on-lost=ignore", "on-lost goes with acquire, done or once"),
+        ("konductor.io/done", "waitgroup/w;fencing=true", "fencing goes with acquire or once"),
+        ("konductor.io/gate", "g;on-conflict=queue", "on-conflict goes with acquire or once"),
+        ("konductor.io/arrive", "barrier/b;strategy=gate", "strategy goes with wait, acquire, done or once"),
+        ("konductor.io/mutex", "m;max-hold=0s", "longer than 0s"),
+        ("konductor.io/mutex", "m;strategy=wrap", "not supported by this version yet; strategy takes init, gate or suspend"),
+        ("konductor.io/mutex", "m;strategy=suspended", "did you mean `strategy=suspend`?"),
+        ("konductor.io/max-hold", "1h", "konductor.io/acquire: mutex/x;max-hold=1h"),
+        ("konductor.io/mode", "read", "konductor.io/acquire: rwmutex/x;mode=read"),
+        ("konductor.io/on", "start", "konductor.io/arrive: barrier/x;on=start"),
+        ("konductor.io/acquire", "mutex/a;max-hold=1h, mutex/b;max-hold=2h", "contradicts"),
+    ] {
+        let message = mistake(key, value);
+        assert!(message.starts_with(key) && message.contains(words), "{key}: {value}\n{message}\nshould say: {words}");
+    }
+}
+
+#[test]
+fn nobody_waits_for_itself() {
+    for (annotations, words) in [
+        ([("konductor.io/arrive", "barrier/b"), ("konductor.io/barrier", "b")], "`;on=start` arrives before it waits"),
+        ([("konductor.io/done", "waitgroup/w"), ("konductor.io/wait", "waitgroup/w")], "it would wait for its own end"),
+        ([("konductor.io/once", "o"), ("konductor.io/wait", "once/o")], "it would wait for itself"),
+        ([("konductor.io/gate", "g"), ("konductor.io/wait", "gate/g")], "is named twice, here and in konductor.io/gate"),
+    ] {
+        let message = the_mistake(&annotations, Subject::Job);
+        assert!(message.contains(words), "{message}\nshould say: {words}");
+    }
+}
+
+#[test]
+fn what_fits_only_jobs_is_refused_elsewhere() {
+    for (key, value, words) in [
+        (
+            "konductor.io/once",
+            "o",
+            "`o` does not fit a SUBJECT: no Pod ends well without running its containers; annotate the Job or CronJob",
+        ),
+        ("konductor.io/mutex", "m;on-conflict=skip", "does not fit a SUBJECT: only a Job can be skipped; annotate the Job or CronJob"),
+        ("konductor.io/gate", "g;strategy=suspend", "did you mean `strategy=gate`?"),
+    ] {
+        for subject in [Subject::Pod, Subject::PodTemplate] {
+            let message = the_mistake(&[(key, value)], subject);
+            assert!(message.contains(&words.replace("SUBJECT", subject.word())), "{message}");
+        }
+        let read = |subject| plan_of(&[(key, value)], subject).unwrap_or_else(|mistakes| panic!("{mistakes}")).unwrap();
+        assert_eq!(read(Subject::Job).strategy, Some(Strategy::Suspend));
+        // The copies on a Job's Pod mean the same.
+        assert_eq!(read(Subject::Job), read(Subject::PodOfJob));
+        assert_eq!(read(Subject::Job), read(Subject::CronJob));
+    }
+}
+
+#[test]
+fn who_may_be_skipped_does_not_wait() {
+    for (value, words) in [
+        ("m;on-conflict=skip;strategy=gate", "contradicts on-conflict=skip: only a Job that was suspended from the start"),
+        ("m;on-conflict=skip;timeout=5m", "`timeout=5m` contradicts on-conflict=skip"),
+    ] {
+        let message = the_mistake(&[("konductor.io/mutex", value)], Subject::CronJob);
+        assert!(message.contains(words), "{message}\nshould say: {words}");
+    }
+    let message = the_mistake(&[("konductor.io/once", "o;strategy=init")], Subject::Job);
+    assert!(message.contains("contradicts konductor.io/once: only a Job that was suspended from the start"), "{message}");
+    assert_eq!(job(&[("mutex", "m;on-conflict=skip;timeout=0s")]), "acquire: mutex/m;timeout=0s;strategy=suspend;on-conflict=skip");
 }
 
 #[test]
@@ -153,7 +312,7 @@ fn keys_that_look_like_ours_are_mistakes() {
 #[test]
 fn every_mistake_is_in_one_error() {
     let mistakes = plan(&[
-        ("konductor.io/acquire", "mutx/a, semaphore/b;permit=2;timeout=5;strategy=gate, mutex/A"),
+        ("konductor.io/acquire", "mutx/a, semaphore/b;permit=2;timeout=5;strategy=wrap, mutex/A"),
         ("konductor.io/mutex", ""),
         ("konductor.io/onse", "x"),
         ("konducter.io/gate", "x"),
@@ -162,13 +321,13 @@ fn every_mistake_is_in_one_error() {
     insta::assert_snapshot!(mistakes, @r"
     8 mistakes in the annotations of the Pod:
       konducter.io/gate: is not an annotation of konductor; its annotations begin with konductor.io/; did you mean `konductor.io/gate`?
-      konductor.io/acquire: `mutx/a` begins with an unknown kind; the kinds are mutex, semaphore; did you mean `mutex/a`?
-      konductor.io/acquire: `permit=2` has an unknown key; the keys are timeout, permits, priority, release, fencing; did you mean `permits=2`?
+      konductor.io/acquire: `mutx/a` begins with an unknown kind; acquire takes mutex, rwmutex, lease or semaphore; did you mean `mutex/a`?
+      konductor.io/acquire: `permit=2` has an unknown key; it could be timeout, permits, priority, strategy, on-conflict, release, max-hold, start-timeout, on-lost or fencing; did you mean `permits=2`?
       konductor.io/acquire: `timeout=5` has a wrong value; timeout takes a duration like 90s, 10m or 1h30m (0s does not wait)
-      konductor.io/acquire: `strategy=gate` is not supported by this version yet; the keys are timeout, permits, priority, release, fencing
+      konductor.io/acquire: `strategy=wrap` is not supported by this version yet; strategy takes init, gate or suspend
       konductor.io/acquire: `mutex/A` names `A`, which is no name of a mutex: small letters, digits, `-` and `.`, at most 253; did you mean `mutex/a`?
       konductor.io/mutex: is an empty item; write one like db-migrate
-      konductor.io/onse: is no annotation of konductor; there are acquire, mutex, semaphore, inject; did you mean `konductor.io/once`?
+      konductor.io/onse: is no annotation of konductor; there are wait, acquire, arrive, done, once, mutex, rwmutex, lease, semaphore, waitgroup, barrier, gate, inject; did you mean `konductor.io/once`?
     ");
 }
 
@@ -197,83 +356,8 @@ fn the_order_is_one_for_all_namespaces() {
 #[test]
 fn the_own_namespace_does_not_hide_a_second_hold() {
     let plan = plan(&[("konductor.io/acquire", "mutex/db, mutex/shop/db")]).unwrap().unwrap();
-    assert_eq!(plan.twice_in("shop").map(|target| target.to_string()), Some("mutex/shop/db".to_owned()));
+    assert_eq!(plan.twice_in("shop").map(|item| item.target.to_string()), Some("mutex/shop/db".to_owned()));
     assert_eq!(plan.twice_in("bank"), None);
-}
-
-fn any_hold() -> impl Strategy<Value = Item> {
-    let name = "[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?(\\.[a-z0-9]{1,4})?";
-    let namespace = proptest::option::of("[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?");
-    (any::<bool>(), namespace, name, 1..=table::MAX_PERMITS, any::<i32>(), proptest::option::of(0u64..1_000_000)).prop_map(
-        |(mutex, namespace, name, permits, priority, timeout)| {
-            let kind = if mutex { Kind::Mutex } else { Kind::Semaphore };
-            let permits = if mutex { 1 } else { permits };
-            let role = Role::Hold { permits, mode: Mode::Write, priority, create: false };
-            Item { target: Target { kind, namespace, name }, role, timeout: timeout.map(Duration::from_secs) }
-        },
-    )
-}
-
-fn any_plan() -> impl Strategy<Value = Plan> {
-    let release = proptest::option::of(prop_oneof![Just(Release::Hook), Just(Release::Controller)]);
-    (proptest::collection::vec(any_hold(), 1..MAX_ITEMS), release, any::<bool>()).prop_map(|(mut items, release, fencing)| {
-        items.sort_by(|a, b| a.target.cmp(&b.target));
-        items.dedup_by(|a, b| a.target == b.target);
-        Plan {
-            items,
-            release,
-            fencing,
-            strategy: None,
-            on_conflict: OnConflict::Queue,
-            on_lost: OnLost::Kill,
-            max_hold: None,
-            start_timeout: None,
-        }
-    })
-}
-
-/// A mistake of a known number: each of these pieces is one.
-fn any_wrong_item() -> impl Strategy<Value = (String, usize)> {
-    prop_oneof![
-        Just(("mutx/a".to_owned(), 1)),
-        Just(("mutex/A".to_owned(), 1)),
-        Just((String::new(), 1)),
-        Just(("lease/a".to_owned(), 1)),
-        Just(("mutex/b;permits=2;timeout=x".to_owned(), 2)),
-        Just(("semaphore/c;permit=2;permits=0;strategy=gate".to_owned(), 3)),
-    ]
-}
-
-proptest! {
-    #[test]
-    fn prints_what_it_reads(plan in any_plan()) {
-        prop_assert_eq!(parse(&plan.annotations(), Subject::Pod), Ok(Some(plan)));
-    }
-
-    #[test]
-    fn never_panics(key in "((status\\.)?[Kk]ond[a-z]{0,6}(\\.io)?/)?\\PC{0,12}", value in "\\PC{0,40}") {
-        let _ = parse(&BTreeMap::from([(key, value)]), Subject::Job);
-    }
-
-    #[test]
-    fn never_panics_on_what_is_nearly_right(value in "(mutex|semaphore|mutx|)/?[a-zA-Z./-]{0,8}(;(permits|timeout|release|fencing|mode|)=?[0-9a-z-]{0,5}){0,3}(,|, mutex/x)?") {
-        for word in ["acquire", "mutex", "semaphore", "inject", "wait"] {
-            if let Err(mistakes) = parse(&BTreeMap::from([(format!("konductor.io/{word}"), value.clone())]), Subject::CronJob) {
-                prop_assert!(!mistakes.list.is_empty());
-                prop_assert!(mistakes.to_string().lines().count() == mistakes.list.len() + 1);
-            }
-        }
-    }
-
-    #[test]
-    fn counts_every_mistake(items in proptest::collection::vec(any_wrong_item(), 2..6)) {
-        let names = items.iter().enumerate().map(|(n, (item, _))| item.replace("/b", &format!("/b{n}")).replace("/c", &format!("/c{n}")));
-        let value = names.collect::<Vec<_>>().join(",");
-        let expected: usize = items.iter().map(|(_, mistakes)| mistakes).sum();
-        let empty = value.trim().is_empty();
-        let mistakes = parse(&BTreeMap::from([("konductor.io/acquire".to_owned(), value)]), Subject::Pod).unwrap_err();
-        prop_assert_eq!(mistakes.list.len(), if empty { 1 } else { expected }, "{}", mistakes);
-    }
 }
 
 /// The API server catches a misspelt prefix by a policy of its own, which has to know the words as well.

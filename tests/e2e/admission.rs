@@ -92,8 +92,8 @@ async fn every_mistake_is_refused_with_the_nearest_right_word() {
         ("konductor.io/mutex: 'db;release=hok'", &["konductor.io/mutex", "`release=hok`", "did you mean `release=hook`?"]),
         ("konductor.io/acquire: 'mutex/db, mutex/db'", &["konductor.io/acquire", "`mutex/db`", "named twice"]),
         ("konducter.io/mutex: db", &["konducter.io/mutex", "begin with konductor.io/, like konductor.io/mutex"]),
-        ("konductor.io/wait: gate/ready", &["konductor.io/wait", "not supported by this version yet"]),
-        ("konductor.io/acquire: rwmutex/cache", &["konductor.io/acquire", "`rwmutex/cache`", "not supported by this version yet"]),
+        ("konductor.io/wait: mutex/db", &["konductor.io/wait", "`mutex/db`", "did you mean `konductor.io/acquire: mutex/db`?"]),
+        ("konductor.io/mutex: 'db;strategy=wrap'", &["konductor.io/mutex", "`strategy=wrap`", "not supported by this version yet"]),
         ("konductor.io/mutex: DB", &["konductor.io/mutex", "`DB`", "did you mean `db`?"]),
         ("konductor.io/inject: 'no'", &["konductor.io/inject", "`no`", "neither true nor false"]),
     ];
@@ -139,10 +139,10 @@ async fn what_an_update_adds_is_looked_at_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_mistakes_are_told_at_once() {
     let scene = Scene::open("many_mistakes").await;
-    let annotations = "konductor.io/mutx: db, konductor.io/acquire: 'semaphor/api;permit=2', konductor.io/once: setup";
+    let annotations = "konductor.io/mutx: db, konductor.io/acquire: 'semaphor/api;permit=2', konductor.io/wait: mutex/db";
     for on in EVERYWHERE {
         let said = scene.refused(&manifest(on, annotations, APP));
-        let words = ["`konductor.io/mutex`", "`semaphore/api`", "`permits=2`", "konductor.io/once", "4 mistakes"];
+        let words = ["`konductor.io/mutex`", "`semaphore/api`", "`permits=2`", "`konductor.io/acquire: mutex/db`", "4 mistakes"];
         must_say(&format!("{on:?}"), &said, &words);
     }
 }
