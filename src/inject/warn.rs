@@ -116,3 +116,16 @@ pub(super) fn rolling_update(kind: &str, spec: &Value, plan: &Plan) -> Option<St
         format!("konductor: a rolling update waits for ever: the new Pod waits for {}, which the old one holds until the new one is ready; set {right}", held.target)
     })
 }
+
+/// A StatefulSet that makes its next Pod when the last one is ready: the first waits at the meeting point for those that are not made.
+pub(super) fn one_after_the_other(kind: &str, spec: &Value, plan: &Plan) -> Option<String> {
+    let meeting = plan.items.iter().find(|item| matches!(item.role, Role::Wait { arrive: true, .. }))?;
+    let ordered = kind == "StatefulSet" && text(spec, &["podManagementPolicy"]) != Some("Parallel");
+    ordered.then(|| {
+        format!(
+            "konductor: the Pods of a StatefulSet are made one after the other, so that the first waits at {} for others that do not come; \
+             set podManagementPolicy: Parallel",
+            meeting.target
+        )
+    })
+}
