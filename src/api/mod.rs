@@ -4,6 +4,7 @@
 
 mod crds;
 mod duration;
+mod gate;
 mod mutex;
 pub mod names;
 mod schema;
@@ -12,6 +13,7 @@ mod shared;
 
 pub use crds::crds;
 pub use duration::{Duration, DurationError};
+pub use gate::{GateState, GateType};
 pub use mutex::{Mutex, MutexPhase, MutexSpec, MutexStatus};
 pub use semaphore::{Semaphore, SemaphorePhase, SemaphoreSpec, SemaphoreStatus};
-pub use shared::{Admitted, AllowedNamespaces, CommonStatus, Holder, HolderKind, MAX_HOLDERS};
+pub use shared::{Admitted, AllowedNamespaces, CommonStatus, Holder, HolderKind, MAX_HOLDERS, Mode};

@@ -14,6 +14,29 @@ pub enum HolderKind {
     Pod,
     /// A Job that holds once, across its Pods and retries.
     Job,
+    /// A Claim: somebody who is not an injected Pod, such as koncli.
+    Claim,
+}
+
+impl HolderKind {
+    /// The word for it in messages: `pod`, `job`, `claim`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Job => "job",
+            Self::Claim => "claim",
+        }
+    }
+}
+
+/// How an RWMutex is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// Beside other readers.
+    Read,
+    /// Alone.
+    #[default]
+    Write,
 }
 
 /// A Pod that acts under a Job's hold.
@@ -32,6 +55,7 @@ pub struct Admitted {
 
 /// One that holds the primitive now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Holder {
     /// UID of the object that holds.
     #[schemars(length(max = 64))]
@@ -47,10 +71,13 @@ pub struct Holder {
     /// Fencing token of the hold: larger than that of every earlier hold of this primitive's name.
     #[schemars(range(min = 0))]
     pub token: i64,
-    /// Permits that the hold takes.
+    /// Permits that the hold takes of a Semaphore; 1 for the other kinds.
     #[serde(default = "one")]
     #[schemars(range(min = 1))]
     pub permits: i32,
+    /// How an RWMutex is held; other kinds do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// When the hold was granted.
     #[schemars(schema_with = "super::schema::time")]
     pub since: Time,
@@ -58,10 +85,23 @@ pub struct Holder {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024))]
     pub pods: Vec<Admitted>,
+    /// How often the hold was renewed; only a Claim is renewed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0))]
+    pub renewals: i64,
+    /// When the hold ends unless it is renewed; only a Claim's does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::schema::optional_time")]
+    pub expires_at: Option<Time>,
 }
 
 const fn one() -> i32 {
     1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// The part of the status that every primitive has.

@@ -133,6 +133,7 @@ fn reference_of(who: &Who) -> ObjectReference {
     let (version, kind) = match who.kind {
         HolderKind::Pod => ("v1", "Pod"),
         HolderKind::Job => ("batch/v1", "Job"),
+        HolderKind::Claim => ("konductor.io/v1", "Claim"),
     };
     ObjectReference {
         api_version: Some(version.to_owned()),

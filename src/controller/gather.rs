@@ -13,7 +13,7 @@ use super::{
 use crate::{
     api::{Admitted, Holder, HolderKind},
     planted,
-    rules::{Evidence, Out, Patience, Presence, Request, Who, evidence::AcquireStep},
+    rules::{Evidence, Facts, Out, Patience, Presence, Request, Who, evidence::AcquireStep},
 };
 
 /// How often holders are looked at without a reason.
@@ -22,10 +22,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(300);
 /// The facts of one decision.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    /// Who asks.
-    pub requests: Vec<Request>,
-    /// What the picture itself proves: containers that it shows as ended stay ended.
-    pub evidence: Vec<Evidence>,
+    /// Who asks, and what the picture itself proves: containers that it shows as ended stay ended.
+    pub facts: Facts,
     /// What only a live read can prove.
     pub suspects: Vec<Suspect>,
     /// Pods whose acquire step has passed, but which do not hold: taken from them, unless a live read says otherwise.
@@ -81,12 +79,12 @@ pub fn gather(state: &mut State, key: &Key, object: Option<&Object>, now: Instan
     let pods: Vec<PodFacts> = state.pods_of.get(key).into_iter().flatten().filter_map(|uid| state.pods.get(uid)).cloned().collect();
     for pod in &pods {
         if let Some(request) = request(state, key, object, pod, now, &mut gathered) {
-            gathered.requests.push(request);
+            gathered.facts.requests.push(request);
         } else if object.is_some_and(|object| strayed(state, object, pod)) {
             gathered.strays.push(pod.clone());
         }
     }
-    if let Some(object) = object.filter(|_| !gathered.requests.is_empty()) {
+    if let Some(object) = object.filter(|_| !gathered.facts.requests.is_empty()) {
         look_again(state, object, now, &mut gathered);
     }
     gathered
@@ -106,6 +104,7 @@ fn look_again(state: &mut State, object: &Object, now: Instant, gathered: &mut G
         gathered.suspects.push(match holder.kind {
             HolderKind::Pod => Suspect::Pod { namespace, name, uid, lost_node: None },
             HolderKind::Job => Suspect::Job { holder: holder.clone(), lost_nodes: lost_nodes(state, object, now) },
+            HolderKind::Claim => continue,
         });
     }
 }
@@ -131,24 +130,26 @@ fn examine(state: &mut State, object: &Object, holder: &Holder, now: Instant, ga
                 gathered.suspects.push(Suspect::Job { holder: holder.clone(), lost_nodes });
             }
         }
+        // What ends a Claim's hold is the Claim.
+        HolderKind::Claim => {}
     }
 }
 
 fn examine_pod(state: &mut State, object: &Object, holder: &Holder, pod: &Admitted, now: Instant, gathered: &mut Gathered) {
     if state.gone.contains(&pod.uid) {
-        gathered.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Gone });
+        gathered.facts.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Gone });
         return;
     }
     let suspect = |lost_node| Suspect::Pod { namespace: holder.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone(), lost_node };
     let Some(seen) = state.pods.get(&pod.uid) else {
         if planted::bug("released-when-unseen") {
-            gathered.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Gone });
+            gathered.facts.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Gone });
         }
         gathered.suspects.push(suspect(None));
         return;
     };
     if seen.ended || (seen.deleting && planted::bug("released-by-deletion")) {
-        gathered.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Ended });
+        gathered.facts.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Ended });
         return;
     }
     if let Some(node) = seen.node.clone().filter(|node| !state.nodes.contains_key(node)) {
@@ -166,7 +167,7 @@ fn examine_pod(state: &mut State, object: &Object, holder: &Holder, pod: &Admitt
     }
     if state.hinted.remove(&(pod.uid.clone(), object.key())) {
         if planted::bug("released-by-hint") {
-            gathered.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Ended });
+            gathered.facts.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Ended });
         }
         gathered.suspects.push(suspect(None));
     }
@@ -247,7 +248,8 @@ fn request(
         Some(timeout) => waits_from.checked_add(timeout.as_std()).map_or(Patience::Forever, Patience::Until),
     };
     let under_job = (who.kind == HolderKind::Job).then(|| pod.as_ref());
-    Some(Request { who, pod: under_job, permits: item.role.permits(), priority: item.role.priority(), created, presence, patience, shared })
+    let (permits, mode, priority) = (item.role.permits(), None, item.role.priority());
+    Some(Request { who, pod: under_job, permits, mode, priority, created, presence, patience, shared })
 }
 
 /// Whether a Pod went past its acquire step and does not hold this primitive.
@@ -262,7 +264,7 @@ fn strayed(state: &State, object: &Object, pod: &PodFacts) -> bool {
 /// The token that the object shows for a Pod: its own, or the one that it was let in with under a Job's hold.
 pub fn token_of(object: &Object, pod: &PodFacts) -> Option<i64> {
     object.holders().iter().find_map(|holder| match holder.kind {
-        HolderKind::Pod => (holder.uid == pod.uid()).then_some(holder.token),
+        HolderKind::Pod | HolderKind::Claim => (holder.uid == pod.uid()).then_some(holder.token),
         HolderKind::Job => holder.pods.iter().find(|admitted| admitted.uid == pod.uid()).map(|admitted| admitted.token),
     })
 }
@@ -313,7 +315,7 @@ mod tests {
         state.put_pod(oldest.clone());
         state.put_pod(quick.clone());
         let presence = |state: &mut State| -> Vec<Presence> {
-            gather(state, &key, Some(&object), Instant::now()).requests.iter().map(|request| request.presence).collect()
+            gather(state, &key, Some(&object), Instant::now()).facts.requests.iter().map(|request| request.presence).collect()
         };
         assert_eq!(presence(&mut state), [Presence::Expected, Presence::Expected]);
         tokio::time::advance(EXPECTED_FOR * 4).await;

@@ -6,9 +6,9 @@ use kube::Resource;
 use std::fmt;
 
 use crate::{
-    api::{CommonStatus, Duration, Holder, HolderKind, Mutex, MutexPhase, MutexStatus, Semaphore, SemaphorePhase, SemaphoreStatus, names},
+    api::{CommonStatus, Duration, Holder, Mutex, MutexPhase, MutexStatus, Semaphore, SemaphorePhase, SemaphoreStatus, names},
     plan::Kind,
-    rules::Primitive,
+    rules::{Primitive, Record, Round},
 };
 
 /// How long a holder's node may be unreachable where the primitive does not say.
@@ -146,11 +146,17 @@ impl Object {
             namespace: self.meta().namespace.clone().unwrap_or_default(),
             allowed_namespaces: self.allowed_namespaces().to_vec(),
             capacity: self.capacity(),
-            created: self.meta().creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default(),
+            created: self.created(),
             deleting: self.deleting(),
             holders: self.holders().to_vec(),
             last_token: self.common().map_or(0, |common| common.last_token),
+            round: Round { began: self.created(), ..Round::default() },
+            record: Record::Grants,
         }
+    }
+
+    fn created(&self) -> Timestamp {
+        self.meta().creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default()
     }
 
     /// Whether the status says anything about the present spec.
@@ -221,10 +227,7 @@ pub fn summary(holders: &[Holder], namespace: &str) -> Option<String> {
 
 /// A holder's name as people write it: `job/NAME`, or `job/NAMESPACE/NAME` from another namespace.
 fn holder_name(holder: &Holder, namespace: &str) -> String {
-    let kind = match holder.kind {
-        HolderKind::Pod => "pod",
-        HolderKind::Job => "job",
-    };
+    let kind = holder.kind.word();
     if holder.namespace == namespace { format!("{kind}/{}", holder.name) } else { format!("{kind}/{}/{}", holder.namespace, holder.name) }
 }
 

@@ -59,9 +59,9 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
     let mut read_at: Option<Instant> = None;
     for _ in 0..MOST_ATTEMPTS {
         let mut gathered = gather(context, key, Some(&object)).await?;
-        let evidence = prove(context, &mut gathered).await?;
+        prove(context, &mut gathered).await?;
         let now = context.clock.now();
-        let decision = rules::decide(&object.primitive(), &gathered.requests, &evidence, now);
+        let decision = rules::decide(&object.primitive(), &gathered.facts, now);
         if unsure(&context.world.lock(), &decision, read_at) && !planted::bug("granted-from-cache") {
             read_at = Some(Instant::now());
             object = match context.store.get(key).await? {
@@ -75,7 +75,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
         }
         match write(context, key, &object, &decision, now).await {
             Ok(written) => {
-                ending::lost(context, key, &written, &evidence).await;
+                ending::lost(context, key, &written, &gathered.facts.evidence).await;
                 ending::strays(context, key, &written, &gathered.strays).await?;
                 ending::refused(context, key, &decision).await;
                 if settle(context, key, &object, &written, decision, &gathered, now) {
@@ -143,9 +143,8 @@ async fn gather(context: &Context, key: &Key, object: Option<&Object>) -> Result
     Ok(gathered)
 }
 
-/// The evidence of the picture, and that of live looks at whatever is suspect.
-async fn prove(context: &Context, gathered: &mut Gathered) -> Result<Vec<Evidence>, TurnError> {
-    let mut evidence = gathered.evidence.clone();
+/// Adds the evidence of live looks at whatever is suspect.
+async fn prove(context: &Context, gathered: &mut Gathered) -> Result<(), TurnError> {
     for suspect in &gathered.suspects {
         let proven = context.eye.prove(suspect).await?;
         if proven.is_empty() {
@@ -164,12 +163,12 @@ async fn prove(context: &Context, gathered: &mut Gathered) -> Result<Vec<Evidenc
                     state.gone.insert(uid.clone());
                 }
                 Evidence::JobOver { uid } => state.remove_job(uid),
-                Evidence::PodOut { .. } => {}
+                _ => {}
             }
         }
-        evidence.extend(proven);
+        gathered.facts.evidence.extend(proven);
     }
-    Ok(evidence)
+    Ok(())
 }
 
 /// Writes what the decision says, if there is anything to write: first the finalizer, so that a holder's primitive cannot vanish, then the status.
@@ -295,7 +294,7 @@ fn tell(context: &Context, state: &mut State, key: &Key, object: Option<&Object>
 async fn missing(context: &Context, key: &Key) -> Result<(), TurnError> {
     let gathered = gather(context, key, None).await?;
     let now = context.clock.now();
-    let decision = rules::decide(&Primitive::missing(&key.namespace), &gathered.requests, &[], now);
+    let decision = rules::decide(&Primitive::missing(&key.namespace), &gathered.facts, now);
     if !decision.refused.is_empty()
         && let Some(object) = context.store.get(key).await?
     {

@@ -33,6 +33,7 @@ pub fn waiting(key: &Key, object: Option<&Object>, holders: &Holders, why: Why, 
             format!("waiting for {name}: asks for more than its {} permits; others go first until there are more", object.capacity())
         }
         Why::Predecessor => format!("waiting for {name}: its Job holds it, and another Pod of the Job can still run"),
+        Why::Shut => format!("waiting for {name}"),
         Why::Deleting => format!("waiting for {name}: it is being deleted ({held}); a new one of that name will do"),
     }
 }
@@ -50,6 +51,9 @@ pub fn refused(key: &Key, object: Option<&Object>, why: Refused, namespace: &str
         Refused::NotAllowed => {
             (Reason::Denied, format!("denied: {name} does not list this Pod's namespace, {namespace}, in spec.allowedNamespaces"))
         }
+        Refused::Upgrade => (Reason::Denied, format!("denied: it reads {name} already, and would wait for itself to write it")),
+        Refused::Failed => (Reason::Denied, format!("{name} has failed: its timeout was over before it opened")),
+        Refused::Unsuitable => (Reason::Denied, format!("denied: {name} is of a kind that cannot be used like this")),
     };
     Place::Refused { reason, message }
 }
@@ -75,7 +79,10 @@ mod tests {
             token: 1,
             permits: 1,
             since: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH),
+            mode: None,
             pods: Vec::new(),
+            renewals: 0,
+            expires_at: None,
         };
         let mut mutex = Mutex::new("db", Default::default());
         mutex.metadata.namespace = Some("shop".into());

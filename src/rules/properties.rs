@@ -74,6 +74,8 @@ impl World {
             deleting: false,
             holders: vec![],
             last_token: 0,
+            round: Round::default(),
+            record: Record::Grants,
         };
         Self {
             generation: vec![0; participants.len()],
@@ -104,6 +106,7 @@ impl World {
             who: Who { kind, namespace: "ns".into(), name: format!("{participant}"), uid },
             pod,
             permits,
+            mode: None,
             priority,
             created: Timestamp::from_second(EPOCH - age).unwrap(),
             presence: [Presence::Here, Presence::Here, Presence::Here, Presence::Here, Presence::Expected, Presence::Away]
@@ -158,7 +161,7 @@ impl World {
         let before = self.primitive.clone();
         let requests: Vec<Request> = self.asking.values().cloned().collect();
         let now = Timestamp::from_second(self.now).unwrap();
-        let decision = decide(&before, &requests, &self.facts, now);
+        let decision = ask(&before, &requests, &self.facts, now);
 
         self.never_more_than_the_capacity(&before, &decision);
         self.tokens_only_grow(&before, &decision);
@@ -168,7 +171,7 @@ impl World {
         self.no_pod_of_a_job_that_holds_is_refused(&requests, &decision);
 
         let after = Primitive { holders: decision.holders.clone(), last_token: decision.last_token, ..before.clone() };
-        let again = decide(&after, &requests, &self.facts, now);
+        let again = ask(&after, &requests, &self.facts, now);
         assert!(!again.changed, "the same facts again change nothing: {again:?}");
         for grant in &decision.granted {
             assert!(
@@ -216,7 +219,7 @@ impl World {
         for holder in &before.holders {
             let kept = decision.holders.iter().find(|kept| kept.uid == holder.uid);
             let proven = match holder.kind {
-                HolderKind::Pod => self.ended_pods.contains(&holder.uid),
+                HolderKind::Pod | HolderKind::Claim => self.ended_pods.contains(&holder.uid),
                 HolderKind::Job => self.over.contains(&holder.uid) && holder.pods.iter().all(|pod| self.ended_pods.contains(&pod.uid)),
             };
             assert_eq!(kept.is_none(), proven, "{holder:?}");
@@ -303,6 +306,7 @@ fn pod_request(name: &str, permits: i32, age: i64) -> Request {
         who: Who { kind: HolderKind::Pod, namespace: "ns".into(), name: name.into(), uid: name.into() },
         pod: None,
         permits,
+        mode: None,
         priority: 0,
         created: Timestamp::from_second(EPOCH - age).unwrap(),
         presence: Presence::Here,
@@ -313,6 +317,12 @@ fn pod_request(name: &str, permits: i32, age: i64) -> Request {
 
 fn semaphore(capacity: i32) -> Primitive {
     Primitive { capacity, ..World::new(vec![]).primitive }
+}
+
+/// A decision on requests and evidence alone.
+fn ask(primitive: &Primitive, requests: &[Request], evidence: &[Evidence], now: Timestamp) -> Decision {
+    let facts = Facts { requests: requests.to_vec(), evidence: evidence.to_vec(), ..Facts::default() };
+    decide(primitive, &facts, now)
 }
 
 fn later() -> Timestamp {
@@ -326,18 +336,18 @@ fn granted(decision: &Decision) -> Vec<&str> {
 #[test]
 fn a_wide_request_is_not_starved_by_narrow_ones() {
     let mut primitive = semaphore(4);
-    let first = decide(&primitive, &[pod_request("narrow", 1, 9)], &[], later());
+    let first = ask(&primitive, &[pod_request("narrow", 1, 9)], &[], later());
     primitive.holders = first.holders;
     primitive.last_token = first.last_token;
     let requests = [pod_request("wide", 4, 5), pod_request("narrow-2", 1, 4)];
-    assert!(granted(&decide(&primitive, &requests, &[], later())).is_empty());
+    assert!(granted(&ask(&primitive, &requests, &[], later())).is_empty());
     let ended = Evidence::PodOut { uid: "narrow".into(), how: Out::Ended };
-    assert_eq!(granted(&decide(&primitive, &requests, &[ended], later())), ["wide"]);
+    assert_eq!(granted(&ask(&primitive, &requests, &[ended], later())), ["wide"]);
 }
 
 #[test]
 fn a_request_that_can_never_fit_stops_nobody() {
-    let decision = decide(&semaphore(2), &[pod_request("too-wide", 3, 9), pod_request("fits", 2, 1)], &[], later());
+    let decision = ask(&semaphore(2), &[pod_request("too-wide", 3, 9), pod_request("fits", 2, 1)], &[], later());
     assert_eq!(granted(&decision), ["fits"]);
     assert_eq!(decision.queue, [Queued { asker: "too-wide".into(), why: Why::TooWide }]);
 }
@@ -346,27 +356,27 @@ fn a_request_that_can_never_fit_stops_nobody() {
 fn one_that_is_expected_keeps_its_place_and_one_that_is_away_is_passed() {
     let mut oldest = pod_request("oldest", 1, 9);
     oldest.presence = Presence::Expected;
-    assert!(granted(&decide(&semaphore(1), &[oldest.clone(), pod_request("young", 1, 1)], &[], later())).is_empty());
+    assert!(granted(&ask(&semaphore(1), &[oldest.clone(), pod_request("young", 1, 1)], &[], later())).is_empty());
     oldest.presence = Presence::Away;
-    assert_eq!(granted(&decide(&semaphore(1), &[oldest, pod_request("young", 1, 1)], &[], later())), ["young"]);
+    assert_eq!(granted(&ask(&semaphore(1), &[oldest, pod_request("young", 1, 1)], &[], later())), ["young"]);
 }
 
 #[test]
 fn permits_lowered_below_what_is_held_take_nothing_and_give_nothing() {
     let mut primitive = semaphore(3);
-    let both = decide(&primitive, &[pod_request("a", 2, 9), pod_request("b", 1, 8)], &[], later());
+    let both = ask(&primitive, &[pod_request("a", 2, 9), pod_request("b", 1, 8)], &[], later());
     assert_eq!(granted(&both), ["a", "b"]);
     primitive = Primitive { holders: both.holders, last_token: both.last_token, capacity: 1, ..primitive };
-    let lowered = decide(&primitive, &[pod_request("c", 1, 7)], &[], later());
+    let lowered = ask(&primitive, &[pod_request("c", 1, 7)], &[], later());
     assert!(!lowered.changed && granted(&lowered).is_empty() && lowered.holders.len() == 2);
-    let ended = decide(&primitive, &[pod_request("c", 1, 7)], &[Evidence::PodOut { uid: "a".into(), how: Out::Ended }], later());
+    let ended = ask(&primitive, &[pod_request("c", 1, 7)], &[Evidence::PodOut { uid: "a".into(), how: Out::Ended }], later());
     assert!(granted(&ended).is_empty(), "one of one is still held");
 }
 
 #[test]
 fn nothing_is_granted_in_the_second_of_creation() {
     let created = Timestamp::from_second(EPOCH).unwrap();
-    let decision = decide(&semaphore(1), &[pod_request("a", 1, 0)], &[], created);
+    let decision = ask(&semaphore(1), &[pod_request("a", 1, 0)], &[], created);
     assert_eq!(decision.queue, [Queued { asker: "a".into(), why: Why::TooYoung }]);
     assert_eq!(decision.again_at, Some(Timestamp::from_second(EPOCH + 1).unwrap()));
 }
@@ -376,17 +386,17 @@ fn another_namespace_needs_consent() {
     let mut stranger = pod_request("a", 1, 0);
     stranger.who.namespace = "elsewhere".into();
     let mut primitive = semaphore(1);
-    assert_eq!(decide(&primitive, &[stranger.clone()], &[], later()).refused[0].why, Refused::NotAllowed);
+    assert_eq!(ask(&primitive, &[stranger.clone()], &[], later()).refused[0].why, Refused::NotAllowed);
     primitive.allowed_namespaces = vec!["elsewhere".into()];
-    assert_eq!(granted(&decide(&primitive, &[stranger], &[], later())), ["a"]);
+    assert_eq!(granted(&ask(&primitive, &[stranger], &[], later())), ["a"]);
 }
 
 #[test]
 fn a_lost_holder_is_fenced_by_a_larger_token() {
     let mut primitive = semaphore(1);
-    let first = decide(&primitive, &[pod_request("a", 1, 9)], &[], later());
+    let first = ask(&primitive, &[pod_request("a", 1, 9)], &[], later());
     primitive = Primitive { holders: first.holders, last_token: first.last_token, ..primitive };
-    let lost = decide(&primitive, &[pod_request("b", 1, 8)], &[Evidence::PodOut { uid: "a".into(), how: Out::Lost }], later());
+    let lost = ask(&primitive, &[pod_request("b", 1, 8)], &[Evidence::PodOut { uid: "a".into(), how: Out::Lost }], later());
     assert!(lost.released[0].lost);
     assert!(lost.granted[0].token > first.granted[0].token);
 }

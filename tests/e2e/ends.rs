@@ -61,7 +61,7 @@ pub async fn queues_for(scene: &Scene, cases: &[Case], ttl: &str, shape: impl Fn
         scene.apply(&format!("{}spec: {{ttl: {ttl}}}\n", mutex(&case.mutex())));
         let holder = shape(scene.app(&case.holder()));
         scene.apply(&match case.0 {
-            HolderKind::Pod => holder.as_pod(&case.annotations()),
+            HolderKind::Pod | HolderKind::Claim => holder.as_pod(&case.annotations()),
             HolderKind::Job => holder.as_job(&case.annotations()),
         });
     }

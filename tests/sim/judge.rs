@@ -62,7 +62,7 @@ pub fn summary(value: &Value) -> String {
 /// The hold that lets a Pod run: its own, or that of the Job under which it was let in.
 fn hold_of<'a>(object: &'a Object, pod: &Pod) -> Option<(&'a Holder, i64)> {
     object.holders().iter().find_map(|holder| match holder.kind {
-        HolderKind::Pod => (holder.uid == pod.uid).then_some((holder, holder.token)),
+        HolderKind::Pod | HolderKind::Claim => (holder.uid == pod.uid).then_some((holder, holder.token)),
         HolderKind::Job => holder.pods.iter().find(|admitted| admitted.uid == pod.uid).map(|admitted| (holder, admitted.token)),
     })
 }
@@ -80,7 +80,7 @@ pub fn token_of(object: &Object, pod: &Pod) -> Option<i64> {
 /// The UIDs of the Pods that a hold lets run.
 pub fn pods_of(holder: &Holder) -> Vec<String> {
     match holder.kind {
-        HolderKind::Pod => vec![holder.uid.clone()],
+        HolderKind::Pod | HolderKind::Claim => vec![holder.uid.clone()],
         HolderKind::Job => holder.pods.iter().map(|pod| pod.uid.clone()).collect(),
     }
 }

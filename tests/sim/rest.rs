@@ -25,7 +25,7 @@ impl Core {
             let key = object.key();
             for holder in object.holders() {
                 let live = match holder.kind {
-                    HolderKind::Pod => self.truth.pods.get(&holder.uid).is_some_and(|pod| !pod.over()),
+                    HolderKind::Pod | HolderKind::Claim => self.truth.pods.get(&holder.uid).is_some_and(|pod| !pod.over()),
                     HolderKind::Job => {
                         self.job_runs(&holder.uid)
                             || pods_of(holder).iter().any(|uid| self.truth.pods.get(uid).is_some_and(|pod| !pod.over()))

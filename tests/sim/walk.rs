@@ -6,7 +6,7 @@ use std::collections::{HashSet, VecDeque};
 use jiff::Timestamp;
 use konductor::{
     api::{Holder, HolderKind},
-    rules::{self, Evidence, Out, Patience, PodRef, Presence, Primitive, Request, Who},
+    rules::{self, Evidence, Facts, Out, Patience, PodRef, Presence, Primitive, Record, Request, Round, Who},
 };
 
 const CREATED: i64 = 1_000_000;
@@ -120,21 +120,27 @@ impl Walk<'_> {
                 name: String::new(),
                 token: *token,
                 permits,
+                mode: None,
                 since: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH),
                 pods: pods
                     .iter()
                     .map(|(pod, token)| konductor::api::Admitted { uid: Self::name(*pod), name: String::new(), token: *token })
                     .collect(),
+                renewals: 0,
+                expires_at: None,
             }
         };
+        let created = Timestamp::from_second(CREATED).unwrap_or_default();
         Primitive {
             namespace: "ns".into(),
             allowed_namespaces: vec![],
             capacity: self.capacity,
-            created: Timestamp::from_second(CREATED).unwrap_or_default(),
+            created,
             deleting: false,
             holders: state.holders.iter().map(holder).collect(),
             last_token: state.last_token,
+            round: Round { began: created, ..Round::default() },
+            record: Record::Grants,
         }
     }
 
@@ -147,6 +153,7 @@ impl Walk<'_> {
                 who: Who { kind, namespace: "ns".into(), name: String::new(), uid: self.uid(participant) },
                 pod: job.then(|| PodRef { uid: Self::name(*pod), name: String::new() }),
                 permits,
+                mode: None,
                 priority,
                 created: Timestamp::from_second(CREATED - 100 + i64::try_from(participant).unwrap_or(0)).unwrap_or_default(),
                 presence: Presence::Here,
@@ -265,7 +272,8 @@ impl Walk<'_> {
 
     fn decide(&self, state: &State, controller: usize, next: &mut Vec<State>) -> Result<(), String> {
         let now = Timestamp::from_second(CREATED + 10).unwrap_or_default();
-        let decision = rules::decide(&self.primitive(state), &self.requests(state), &self.evidence(state), now);
+        let facts = Facts { requests: self.requests(state), evidence: self.evidence(state), ..Facts::default() };
+        let decision = rules::decide(&self.primitive(state), &facts, now);
         let pod_of = |uid: &str| uid.strip_prefix("pod-").and_then(|number| number.parse::<usize>().ok());
         let participant_of = |uid: &str| (0..self.participants.len()).find(|participant| self.uid(*participant) == uid);
         let mut holders = Vec::new();
