@@ -161,6 +161,13 @@ impl Room {
         if !inside && !turn.primitive.allows(&request.who.namespace) {
             return turn.refuse(asker, Refused::NotAllowed);
         }
+        if !inside && executed(turn) {
+            turn.decision.skipped.push(asker.to_owned());
+            return;
+        }
+        if matches!(turn.primitive.record, Record::Barrier(_) | Record::Gate(_)) {
+            return turn.refuse(asker, Refused::Unsuitable);
+        }
         let patience = if inside && !planted::bug("deadline-counts-inside") { Patience::Forever } else { request.patience };
         if let Patience::Until(deadline) = patience {
             if turn.now >= deadline {
@@ -233,6 +240,11 @@ impl Room {
         }
         granted(turn, request, token, true);
     }
+}
+
+/// Whether nobody needs to execute any more.
+fn executed(turn: &Turn<'_>) -> bool {
+    matches!(&turn.decision.record, Record::Once(once) if once.executed.is_some())
 }
 
 fn granted(turn: &mut Turn<'_>, request: &Request, token: i64, new: bool) {

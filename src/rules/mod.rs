@@ -4,20 +4,25 @@
 //! that status with the same resource version, in one compare-and-swap: a grant exists when that write has succeeded, and not before. Simulator,
 //! property tests and the real controller call the same function.
 //!
-//! One file a family: `grant` for those that are held (Mutex, RWMutex, Lease, Semaphore, and the places of a Once and a WaitGroup).
+//! One file a family: `grant` for what is held (Mutex, RWMutex, Lease, Semaphore, the turn of a Once, the places of a WaitGroup), `arrival` for what is
+//! counted (Barrier, WaitGroup), `latch` for what happens once (Gate, Once), `wait` for those who only wait, `by_hand` for what people do themselves.
 
+mod arrival;
+mod by_hand;
 mod condition;
 mod decision;
 pub mod evidence;
 mod grant;
+mod latch;
 #[cfg(test)]
 mod properties;
 mod record;
 mod request;
+mod wait;
 
 use jiff::Timestamp;
 
-pub use condition::{Condition, Observed, Seen, Sight, Standing};
+pub use condition::{Condition, Observed, Seen, Sight, Standing, cycle};
 pub use decision::{Decision, Grant, Pass, Passed, Queued, Refusal, Release, Settled, Settlement, Why};
 pub use record::{Barrier, ByHand, Executed, Gate, Latch, Once, Primitive, Record, Round, WHOLE, WaitGroup};
 pub use request::{
@@ -29,8 +34,14 @@ pub use request::{
 /// Asking again is harmless: a request that holds already is answered with its own grant, what was counted is not counted again.
 pub fn decide(primitive: &Primitive, facts: &Facts, now: Timestamp) -> Decision {
     let mut turn = Turn { primitive, facts, now, decision: Decision::unchanged(primitive) };
+    let had_members = by_hand::apply(&mut turn);
     grant::release(&mut turn);
+    arrival::count(&mut turn);
+    latch::look(&mut turn);
+    latch::execute(&mut turn);
     grant::grant(&mut turn);
+    arrival::tally(&mut turn, had_members);
+    wait::answer(&mut turn);
     turn.decision
 }
 

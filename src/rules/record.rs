@@ -55,6 +55,24 @@ impl Primitive {
     }
 }
 
+impl Barrier {
+    /// When it fails unless it has opened by then.
+    pub fn deadline(&self, round: &Round) -> Option<Timestamp> {
+        deadline(round, self.timeout)
+    }
+}
+
+impl Gate {
+    /// When it fails unless it has opened by then. One that was closed by hand is left to whoever did that.
+    pub fn deadline(&self, round: &Round) -> Option<Timestamp> {
+        deadline(round, self.timeout.filter(|_| self.by_hand.is_none()))
+    }
+}
+
+fn deadline(round: &Round, timeout: Option<Duration>) -> Option<Timestamp> {
+    round.began.checked_add(timeout?).ok()
+}
+
 /// What is finished stays finished within a round; somebody starts a new one by hand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Round {

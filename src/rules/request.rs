@@ -70,7 +70,7 @@ pub struct Facts {
     pub evidence: Vec<Evidence>,
     /// What a Gate's conditions name, as far as it exists.
     pub conditions: Vec<Observed>,
-    /// The Gates that wait for each other, this one first; empty if it is in no such circle.
+    /// The Gates that wait for each other, this one first; empty if it is in no such circle. See [`cycle`](super::cycle).
     pub cycle: Vec<String>,
     /// What was done by hand.
     pub steps: Vec<Adjustment>,

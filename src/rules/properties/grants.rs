@@ -1,4 +1,4 @@
-//! Properties of [`decide`]: a small world of Pods and Jobs in which anything may happen in any order, and what must hold at every step.
+//! Mutex and Semaphore: Pods and Jobs that ask, hold and end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,10 +6,8 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::HolderKind;
 
 const PARTICIPANTS: usize = 6;
-const EPOCH: i64 = 1_000_000;
 
 /// One thing that happens in the world.
 #[derive(Clone, Debug)]
@@ -66,17 +64,7 @@ struct World {
 
 impl World {
     fn new(participants: Vec<Participant>) -> Self {
-        let primitive = Primitive {
-            namespace: "ns".into(),
-            allowed_namespaces: vec![],
-            capacity: 2,
-            created: Timestamp::from_second(EPOCH).unwrap(),
-            deleting: false,
-            holders: vec![],
-            last_token: 0,
-            round: Round::default(),
-            record: Record::Grants,
-        };
+        let primitive = primitive(2, Record::Grants);
         Self {
             generation: vec![0; participants.len()],
             participants,
@@ -167,18 +155,9 @@ impl World {
         self.tokens_only_grow(&before, &decision);
         self.nothing_is_released_without_evidence(&before, &decision);
         self.nobody_is_passed_by_somebody_behind(&before, &requests, &decision);
-        self.every_request_has_one_answer(&requests, &decision);
         self.no_pod_of_a_job_that_holds_is_refused(&requests, &decision);
 
         let after = Primitive { holders: decision.holders.clone(), last_token: decision.last_token, ..before.clone() };
-        let again = ask(&after, &requests, &self.facts, now);
-        assert!(!again.changed, "the same facts again change nothing: {again:?}");
-        for grant in &decision.granted {
-            assert!(
-                again.granted.iter().any(|g| g.asker == grant.asker && g.token == grant.token && !g.new),
-                "a repeat is answered with its own grant"
-            );
-        }
         if !decision.changed {
             assert_eq!((&before.holders.len(), before.last_token), (&decision.holders.len(), decision.last_token));
         }
@@ -255,19 +234,10 @@ impl World {
             assert!(!decision.holders.iter().any(|holder| holder.uid == refused.who.uid), "{refused:?}");
         }
     }
-
-    fn every_request_has_one_answer(&self, requests: &[Request], decision: &Decision) {
-        for request in requests {
-            let answers = decision.granted.iter().filter(|g| g.asker == request.asker()).count()
-                + decision.refused.iter().filter(|r| r.asker == request.asker()).count()
-                + decision.queue.iter().filter(|q| q.asker == request.asker()).count();
-            assert_eq!(answers, 1, "{request:?}");
-        }
-    }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_the_promises_hold(participants in participants(), happenings in prop::collection::vec(happening(), 1..60)) {
@@ -302,35 +272,21 @@ proptest! {
 }
 
 fn pod_request(name: &str, permits: i32, age: i64) -> Request {
-    Request {
-        who: Who { kind: HolderKind::Pod, namespace: "ns".into(), name: name.into(), uid: name.into() },
-        pod: None,
-        permits,
-        mode: None,
-        priority: 0,
-        created: Timestamp::from_second(EPOCH - age).unwrap(),
-        presence: Presence::Here,
-        patience: Patience::Forever,
-        shared: false,
-    }
+    Request { permits, ..request(who(HolderKind::Pod, name), age) }
 }
 
 fn semaphore(capacity: i32) -> Primitive {
-    Primitive { capacity, ..World::new(vec![]).primitive }
+    primitive(capacity, Record::Grants)
 }
 
 /// A decision on requests and evidence alone.
 fn ask(primitive: &Primitive, requests: &[Request], evidence: &[Evidence], now: Timestamp) -> Decision {
     let facts = Facts { requests: requests.to_vec(), evidence: evidence.to_vec(), ..Facts::default() };
-    decide(primitive, &facts, now)
+    decided(primitive, &facts, now)
 }
 
 fn later() -> Timestamp {
     Timestamp::from_second(EPOCH + 10).unwrap()
-}
-
-fn granted(decision: &Decision) -> Vec<&str> {
-    decision.granted.iter().map(|grant| grant.asker.as_str()).collect()
 }
 
 #[test]
