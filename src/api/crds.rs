@@ -4,11 +4,21 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomR
 use kube::CustomResourceExt;
 use serde_json::json;
 
-use super::{Mutex, Semaphore};
+use super::{Barrier, Claim, Gate, Lease, Mutex, Once, RWMutex, Semaphore, WaitGroup};
 
 /// Every CustomResourceDefinition that konductor installs, in the order of the documentation.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![optional_spec(Mutex::crd()), Semaphore::crd()]
+    vec![
+        optional_spec(Mutex::crd()),
+        optional_spec(RWMutex::crd()),
+        Semaphore::crd(),
+        optional_spec(Lease::crd()),
+        Barrier::crd(),
+        optional_spec(Gate::crd()),
+        optional_spec(Once::crd()),
+        optional_spec(WaitGroup::crd()),
+        Claim::crd(),
+    ]
 }
 
 /// Lets people leave out a spec whose fields are all optional: the API server then fills in an empty one, so that readers always find it.

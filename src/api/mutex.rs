@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{AllowedNamespaces, CommonStatus, Duration};
+use super::{AllowedNamespaces, CommonStatus, Duration, promises};
 
 /// Mutual exclusion: at most one Pod or Job holds a Mutex at any time.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,14 +17,13 @@ use super::{AllowedNamespaces, CommonStatus, Duration};
     printcolumn(name = "Waiting", type_ = "integer", json_path = ".status.waiting"),
     printcolumn(name = "Since", type_ = "date", json_path = ".status.lockedAt"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("!has(self.status) || !has(self.status.holders) || self.status.holders.size() <= 1")
-        .message("a Mutex has at most one holder"),
-    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.lastToken) || (has(self.status) && has(self.status.lastToken) && self.status.lastToken >= oldSelf.status.lastToken)")
-        .message("status.lastToken never goes back"),
+    validation = promises::one_holder("a Mutex has at most one holder"),
+    validation = promises::tokens_grow(),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct MutexSpec {
-    /// How long the node of a holder may be unreachable before the hold is taken from it; 5m if it is not set.
+    /// How long the node of a holder may be unreachable before the hold is taken from it, and how long a Claim holds after its last renewal; 5m if it
+    /// is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Duration>,
     /// Other namespaces whose Pods and Jobs may hold this Mutex; `*` stands for all. Nobody else by default.

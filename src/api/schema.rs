@@ -35,3 +35,13 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
         },
     })
 }
+
+/// A set of UIDs.
+pub(super) fn uids(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 1024,
+        "x-kubernetes-list-type": "set",
+        "items": { "type": "string", "maxLength": 64 },
+    })
+}

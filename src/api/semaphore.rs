@@ -3,7 +3,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{AllowedNamespaces, CommonStatus, Duration};
+use super::{AllowedNamespaces, CommonStatus, Duration, promises};
 
 /// A limit: the permits of all holders together never exceed `permits`.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -19,15 +19,15 @@ use super::{AllowedNamespaces, CommonStatus, Duration};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("!has(self.status) || !has(self.status.holders) || self.status.holders.map(h, h.permits).sum() <= self.spec.permits || (has(oldSelf.status) && has(oldSelf.status.lastToken) && self.status.holders.all(h, h.token <= oldSelf.status.lastToken))")
         .message("the holders' permits exceed spec.permits"),
-    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.lastToken) || (has(self.status) && has(self.status.lastToken) && self.status.lastToken >= oldSelf.status.lastToken)")
-        .message("status.lastToken never goes back"),
+    validation = promises::tokens_grow(),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SemaphoreSpec {
     /// How many permits there are; 0 pauses the Semaphore. Lowering it takes nothing from those that hold.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub permits: i32,
-    /// How long the node of a holder may be unreachable before the hold is taken from it; 5m if it is not set.
+    /// How long the node of a holder may be unreachable before the hold is taken from it, and how long a Claim holds after its last renewal; 5m if it
+    /// is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Duration>,
     /// Other namespaces whose Pods and Jobs may use this Semaphore; `*` stands for all. Nobody else by default.

@@ -128,5 +128,40 @@ pub struct CommonStatus {
     pub waiting: i32,
 }
 
+/// One that has executed a Once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Executor {
+    /// UID of the object.
+    #[schemars(length(max = 64))]
+    pub uid: String,
+    /// Kind of the object.
+    pub kind: HolderKind,
+    /// Namespace of the object.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Name of the object.
+    #[schemars(length(max = 253))]
+    pub name: String,
+}
+
+/// One that has arrived at a Barrier.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Arrival {
+    /// UID of the object.
+    #[schemars(length(max = 64))]
+    pub uid: String,
+    /// Kind of the object.
+    pub kind: HolderKind,
+    /// Namespace of the object.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Name of the object; of a Claim, its `holder`.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// When it arrived: the end of a Pod or Job, the creation of a Claim.
+    #[schemars(schema_with = "super::schema::time")]
+    pub at: Time,
+}
+
 /// What every primitive's spec has.
 pub type AllowedNamespaces = Vec<String>;

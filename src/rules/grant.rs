@@ -82,7 +82,8 @@ pub(super) fn release(turn: &mut Turn<'_>) {
             continue;
         }
         if let Some((renewals, expires_at)) = proven.renewed.get(holder.uid.as_str()).filter(|(renewals, _)| *renewals >= holder.renewals) {
-            let expires_at = Some(Time(*expires_at));
+            // As it will be read again: to the second.
+            let expires_at = Timestamp::from_second(expires_at.as_second()).ok().map(Time);
             turn.decision.drifted |= (holder.renewals, &holder.expires_at) != (*renewals, &expires_at);
             (holder.renewals, holder.expires_at) = (*renewals, expires_at);
         }
