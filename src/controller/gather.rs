@@ -11,9 +11,10 @@ use super::{
     world::{EXPECTED_FOR, State},
 };
 use crate::{
-    api::{Admitted, Holder, HolderKind},
+    api::{Admitted, Holder, HolderKind, Mode},
+    plan::{self, Kind, OnTimeout, Role},
     planted,
-    rules::{Evidence, Facts, Out, Patience, Presence, Request, Who, evidence::AcquireStep},
+    rules::{Evidence, Facts, Out, Patience, Presence, Request, Waiter, Who, evidence::AcquireStep},
 };
 
 /// How often holders are looked at without a reason.
@@ -247,14 +248,33 @@ fn request(
         Some(timeout) if timeout.is_zero() => Patience::Now,
         Some(timeout) => waits_from.checked_add(timeout.as_std()).map_or(Patience::Forever, Patience::Until),
     };
+    if let Role::Wait { on_timeout, .. } = item.role {
+        let (asker, namespace) = (pod.uid().to_owned(), pod.who.namespace.clone());
+        gathered.facts.waiters.push(Waiter { asker, namespace, patience, proceeds: on_timeout == OnTimeout::Proceed });
+    }
+    if !item.role.lasts() {
+        return None;
+    }
     let under_job = (who.kind == HolderKind::Job).then(|| pod.as_ref());
-    let (permits, mode, priority) = (item.role.permits(), None, item.role.priority());
+    let permits = item.role.permits();
+    let mode = match item.role {
+        Role::Hold { mode, .. } if key.kind == Kind::RwMutex => Some(match mode {
+            plan::Mode::Read => Mode::Read,
+            plan::Mode::Write => Mode::Write,
+        }),
+        _ => None,
+    };
+    let priority = match item.role.priority() {
+        0 => object.map_or(0, Object::default_priority),
+        stated => stated,
+    };
     Some(Request { who, pod: under_job, permits, mode, priority, created, presence, patience, shared })
 }
 
 /// Whether a Pod went past its acquire step and does not hold this primitive.
 fn strayed(state: &State, object: &Object, pod: &PodFacts) -> bool {
     pod.step == AcquireStep::Passed
+        && pod.holds().any(|(key, item)| key == object.key() && item.role.lasts())
         && !pod.ended
         && !pod.deleting
         && !state.sessions.contains_key(pod.uid())

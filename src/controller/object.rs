@@ -1,14 +1,21 @@
 //! One type for all kinds of primitives: what the rules need of it, and what it looks like after a decision. Pure; no client.
 
-use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
-use kube::Resource;
 use std::fmt;
 
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::Resource;
+
+use super::{
+    gate,
+    status::{Draft, Served},
+};
 use crate::{
-    api::{CommonStatus, Duration, Holder, Mutex, MutexPhase, MutexStatus, Semaphore, SemaphorePhase, SemaphoreStatus, names},
+    api::{
+        Barrier, CommonStatus, Duration, Gate, Holder, HolderKind, Lease, Mutex, Once, RWMutex, RoundStatus, Semaphore, WaitGroup, names,
+    },
     plan::Kind,
-    rules::{Primitive, Record, Round},
+    rules::{Decision, Primitive, Record, Round},
 };
 
 /// How long a holder's node may be unreachable where the primitive does not say.
@@ -41,12 +48,54 @@ impl fmt::Display for Key {
 
 /// A primitive of any kind, as the API server has it.
 #[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each is the kind of that name")]
 pub enum Object {
-    /// A Mutex.
     Mutex(Box<Mutex>),
-    /// A Semaphore.
+    RwMutex(Box<RWMutex>),
+    Lease(Box<Lease>),
     Semaphore(Box<Semaphore>),
+    Once(Box<Once>),
+    WaitGroup(Box<WaitGroup>),
+    Barrier(Box<Barrier>),
+    Gate(Box<Gate>),
 }
+
+/// The same expression for the object of whatever kind.
+macro_rules! each {
+    ($self:expr, $object:ident => $body:expr) => {
+        match $self {
+            $crate::controller::object::Object::Mutex($object) => $body,
+            $crate::controller::object::Object::RwMutex($object) => $body,
+            $crate::controller::object::Object::Lease($object) => $body,
+            $crate::controller::object::Object::Semaphore($object) => $body,
+            $crate::controller::object::Object::Once($object) => $body,
+            $crate::controller::object::Object::WaitGroup($object) => $body,
+            $crate::controller::object::Object::Barrier($object) => $body,
+            $crate::controller::object::Object::Gate($object) => $body,
+        }
+    };
+}
+
+/// The same expression for the type of whatever [`Kind`].
+macro_rules! of_kind {
+    ($kind:expr, $type:ident => $body:expr) => {
+        match $kind {
+            $crate::plan::Kind::Mutex => of_kind!(@ $crate::api::Mutex, $type => $body),
+            $crate::plan::Kind::RwMutex => of_kind!(@ $crate::api::RWMutex, $type => $body),
+            $crate::plan::Kind::Lease => of_kind!(@ $crate::api::Lease, $type => $body),
+            $crate::plan::Kind::Semaphore => of_kind!(@ $crate::api::Semaphore, $type => $body),
+            $crate::plan::Kind::Once => of_kind!(@ $crate::api::Once, $type => $body),
+            $crate::plan::Kind::WaitGroup => of_kind!(@ $crate::api::WaitGroup, $type => $body),
+            $crate::plan::Kind::Barrier => of_kind!(@ $crate::api::Barrier, $type => $body),
+            $crate::plan::Kind::Gate => of_kind!(@ $crate::api::Gate, $type => $body),
+        }
+    };
+    (@ $real:ty, $type:ident => $body:expr) => {{
+        type $type = $real;
+        $body
+    }};
+}
+pub(crate) use {each, of_kind};
 
 /// What a decision wants written.
 #[derive(Clone, Debug)]
@@ -55,26 +104,47 @@ pub struct NextStatus {
     pub holders: Vec<Holder>,
     /// The token counter.
     pub last_token: i64,
+    /// The round.
+    pub round: Round,
+    /// What the kind records beside that.
+    pub record: Record,
     /// How many wait.
     pub waiting: i32,
+    /// Whether the last hold that ended was taken from its holder; `None` if none ended.
+    pub taken: Option<bool>,
+}
+
+impl From<&Decision> for NextStatus {
+    fn from(decision: &Decision) -> Self {
+        Self {
+            holders: decision.holders.clone(),
+            last_token: decision.last_token,
+            round: decision.round.clone(),
+            record: decision.record.clone(),
+            waiting: i32::try_from(decision.queue.len()).unwrap_or(i32::MAX),
+            taken: decision.released.last().map(|release| release.lost),
+        }
+    }
 }
 
 impl Object {
     /// Which primitive it is.
     pub fn key(&self) -> Key {
-        let kind = match self {
-            Self::Mutex(_) => Kind::Mutex,
-            Self::Semaphore(_) => Kind::Semaphore,
-        };
-        Key { kind, namespace: self.meta().namespace.clone().unwrap_or_default(), name: self.meta().name.clone().unwrap_or_default() }
+        Key {
+            kind: each!(self, object => object.kind_of()),
+            namespace: self.namespace().to_owned(),
+            name: self.meta().name.clone().unwrap_or_default(),
+        }
     }
 
     /// Its metadata.
     pub fn meta(&self) -> &ObjectMeta {
-        match self {
-            Self::Mutex(mutex) => mutex.meta(),
-            Self::Semaphore(semaphore) => semaphore.meta(),
-        }
+        each!(self, object => object.meta())
+    }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &str {
+        self.meta().namespace.as_deref().unwrap_or_default()
     }
 
     /// Its UID.
@@ -99,10 +169,7 @@ impl Object {
 
     /// The part of its status that all kinds share, if it has a status yet.
     pub fn common(&self) -> Option<&CommonStatus> {
-        match self {
-            Self::Mutex(mutex) => mutex.status.as_ref().map(|status| &status.common),
-            Self::Semaphore(semaphore) => semaphore.status.as_ref().map(|status| &status.common),
-        }
+        each!(self, object => object.common())
     }
 
     /// Who holds it.
@@ -112,47 +179,56 @@ impl Object {
 
     /// How long a holder's node may be unreachable before the hold is taken from it.
     pub fn ttl(&self) -> std::time::Duration {
-        let ttl = match self {
-            Self::Mutex(mutex) => mutex.spec.ttl,
-            Self::Semaphore(semaphore) => semaphore.spec.ttl,
-        };
-        ttl.unwrap_or(DEFAULT_TTL).as_std()
+        each!(self, object => object.ttl()).unwrap_or(DEFAULT_TTL).as_std()
     }
 
-    /// Permits in all.
+    /// The priority of those that ask without stating one.
+    pub fn default_priority(&self) -> i32 {
+        if let Self::Lease(lease) = self { lease.spec.priority.unwrap_or_default() } else { 0 }
+    }
+
+    /// When it has served its purpose and is to be deleted, by the API server's clock: `ttl` after a Once was executed or a WaitGroup was done.
+    pub fn spent_at(&self) -> Option<Timestamp> {
+        let (finished, ttl) = match self {
+            Self::Once(once) => (once.status.as_ref()?.executed_at.as_ref()?, once.spec.ttl?),
+            Self::WaitGroup(group) => (group.status.as_ref()?.done_at.as_ref()?, group.spec.ttl?),
+            _ => return None,
+        };
+        finished.0.checked_add(ttl.as_std()).ok()
+    }
+
+    /// Permits in all, where there are permits.
     pub fn capacity(&self) -> i32 {
-        match self {
-            Self::Mutex(_) => 1,
-            Self::Semaphore(semaphore) => semaphore.spec.permits,
-        }
+        each!(self, object => object.capacity())
     }
 
     /// Whether Pods and Jobs of this namespace may use it.
     pub fn allows(&self, namespace: &str) -> bool {
-        self.meta().namespace.as_deref() == Some(namespace)
-            || self.allowed_namespaces().iter().any(|allowed| allowed == "*" || allowed == namespace)
+        self.namespace() == namespace || self.allowed_namespaces().iter().any(|allowed| allowed == "*" || allowed == namespace)
     }
 
     fn allowed_namespaces(&self) -> &[String] {
-        match self {
-            Self::Mutex(mutex) => &mutex.spec.allowed_namespaces,
-            Self::Semaphore(semaphore) => &semaphore.spec.allowed_namespaces,
-        }
+        each!(self, object => object.allowed_namespaces())
     }
 
     /// What the rules see of it.
     pub fn primitive(&self) -> Primitive {
         Primitive {
-            namespace: self.meta().namespace.clone().unwrap_or_default(),
+            namespace: self.namespace().to_owned(),
             allowed_namespaces: self.allowed_namespaces().to_vec(),
             capacity: self.capacity(),
             created: self.created(),
             deleting: self.deleting(),
             holders: self.holders().to_vec(),
             last_token: self.common().map_or(0, |common| common.last_token),
-            round: Round { began: self.created(), ..Round::default() },
-            record: Record::Grants,
+            round: self.round(),
+            record: each!(self, object => object.record()),
         }
+    }
+
+    fn round(&self) -> Round {
+        let RoundStatus { round, round_began, applied } = each!(self, object => object.rounds()).cloned().unwrap_or_default();
+        Round { number: round, began: round_began.map_or_else(|| self.created(), |began| began.0), applied }
     }
 
     fn created(&self) -> Timestamp {
@@ -167,104 +243,57 @@ impl Object {
     /// The same object with the status that follows from a decision.
     #[must_use]
     pub fn with(&self, next: NextStatus, now: Timestamp) -> Self {
-        let NextStatus { holders, last_token, waiting } = next;
+        let NextStatus { holders, last_token, round, record, waiting, taken } = next;
         let since = holders.iter().map(|holder| holder.since.0).min().map(Time);
-        let held: i64 = holders.iter().map(|holder| i64::from(holder.permits)).sum();
-        let summary = summary(&holders, &self.meta().namespace.clone().unwrap_or_default());
-        let mut common = CommonStatus {
+        let summary = summary(&holders, self.namespace());
+        let common = CommonStatus {
             observed_generation: self.meta().generation,
             conditions: self.common().map(|common| common.conditions.clone()).unwrap_or_default(),
             holders,
             last_token,
             waiting,
         };
-        let mut set = |kind: &str, truth: bool, reason: &str, message: String| {
-            set_condition(&mut common.conditions, kind, truth, reason, message, self.meta().generation, now);
-        };
-        match self {
-            Self::Mutex(mutex) => {
-                set("Ready", true, "Served", "konductor serves this Mutex".into());
-                let locked = summary.is_some();
-                set(
-                    "Held",
-                    locked,
-                    if locked { "Locked" } else { "Unlocked" },
-                    summary.clone().unwrap_or_else(|| "nobody holds it".into()),
-                );
-                let phase = if locked { MutexPhase::Locked } else { MutexPhase::Unlocked };
-                let status = MutexStatus { common, phase, holder: summary, locked_at: since, expires_at: None };
-                Self::Mutex(Box::new(Mutex { status: Some(status), ..(**mutex).clone() }))
-            }
-            Self::Semaphore(semaphore) => {
-                let permits = semaphore.spec.permits;
-                let available = i64::from(permits) - held;
-                set("Ready", true, "Served", "konductor serves this Semaphore".into());
-                let full = available <= 0;
-                set("Full", full, if full { "NoPermitFree" } else { "PermitsFree" }, format!("{held} of {permits} permits are held"));
-                let status = SemaphoreStatus {
-                    common,
-                    phase: if full { SemaphorePhase::Full } else { SemaphorePhase::Ready },
-                    in_use: i32::try_from(held).unwrap_or(i32::MAX),
-                    available: i32::try_from(available.max(0)).unwrap_or(i32::MAX),
-                    held_by: summary,
-                };
-                Self::Semaphore(Box::new(Semaphore { status: Some(status), ..(**semaphore).clone() }))
-            }
+        let began = (round.number > 0).then_some(Time(round.began));
+        let rounds = RoundStatus { round: round.number, round_began: began, applied: round.applied };
+        let mut draft = Draft { common, rounds, record, summary, since, taken, now };
+        match gate::circle(&draft.record) {
+            None => draft.set("Ready", true, "Served", format!("konductor serves this {}", each!(self, object => object.word()))),
+            Some(circle) => draft.set("Ready", false, "WaitsForItself", circle),
         }
+        each!(self, object => object.with(draft).into())
     }
 }
 
 /// The first holders by name, for people: `job/a, pod/b and 3 more`; `None` if there are none.
-pub fn summary(holders: &[Holder], namespace: &str) -> Option<String> {
+pub fn summary<'a>(holders: impl IntoIterator<Item = &'a Holder>, namespace: &str) -> Option<String> {
+    first(holders.into_iter().map(|holder| called(holder.kind, &holder.namespace, &holder.name, namespace)))
+}
+
+/// The first of these names, and how many more there are; `None` if there are none.
+pub fn first(names: impl Iterator<Item = String>) -> Option<String> {
     const SHOWN: usize = 3;
-    let names: Vec<String> = holders.iter().take(SHOWN).map(|holder| holder_name(holder, namespace)).collect();
-    match holders.len() {
-        0 => None,
-        all if all > SHOWN => Some(format!("{} and {} more", names.join(", "), all - SHOWN)),
-        _ => Some(names.join(", ")),
+    let mut names = names.peekable();
+    names.peek()?;
+    let shown = names.by_ref().take(SHOWN).collect::<Vec<_>>().join(", ");
+    match names.count() {
+        0 => Some(shown),
+        more => Some(format!("{shown} and {more} more")),
     }
 }
 
-/// A holder's name as people write it: `job/NAME`, or `job/NAMESPACE/NAME` from another namespace.
-fn holder_name(holder: &Holder, namespace: &str) -> String {
-    let kind = holder.kind.word();
-    if holder.namespace == namespace { format!("{kind}/{}", holder.name) } else { format!("{kind}/{}/{}", holder.namespace, holder.name) }
+/// A name as people write it: `job/NAME`, or `job/NAMESPACE/NAME` from another namespace.
+pub fn called(kind: HolderKind, own: &str, name: &str, namespace: &str) -> String {
+    let kind = kind.word();
+    if own == namespace { format!("{kind}/{name}") } else { format!("{kind}/{own}/{name}") }
 }
 
-fn set_condition(
-    all: &mut Vec<Condition>,
-    kind: &str,
-    truth: bool,
-    reason: &str,
-    message: String,
-    generation: Option<i64>,
-    now: Timestamp,
-) {
-    let status = if truth { "True" } else { "False" };
-    let before = all.iter().position(|condition| condition.type_ == kind).map(|index| all.remove(index));
-    let last_transition_time = match before {
-        Some(before) if before.status == status => before.last_transition_time,
-        _ => Time(now),
-    };
-    let condition = Condition {
-        type_: kind.to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message,
-        observed_generation: generation,
-        last_transition_time,
-    };
-    all.push(condition);
+macro_rules! from {
+    ($($kind:ident($type:ty)),+) => {$(
+        impl From<$type> for Object {
+            fn from(object: $type) -> Self {
+                Self::$kind(Box::new(object))
+            }
+        }
+    )+};
 }
-
-impl From<Mutex> for Object {
-    fn from(mutex: Mutex) -> Self {
-        Self::Mutex(Box::new(mutex))
-    }
-}
-
-impl From<Semaphore> for Object {
-    fn from(semaphore: Semaphore) -> Self {
-        Self::Semaphore(Box::new(semaphore))
-    }
-}
+from!(Mutex(Mutex), RwMutex(RWMutex), Lease(Lease), Semaphore(Semaphore), Once(Once), WaitGroup(WaitGroup), Barrier(Barrier), Gate(Gate));

@@ -22,13 +22,10 @@ use tracing::{debug, warn};
 
 use super::{
     facts::{self, JobFacts, PodFacts},
-    object::Object,
+    object::{Object, of_kind},
     world::{State, World},
 };
-use crate::{
-    api::{Mutex, Semaphore, names},
-    plan::Kind,
-};
+use crate::{api::names, plan::Kind};
 
 /// What a watch says, in the terms of the picture.
 enum Seen<K> {
@@ -55,8 +52,9 @@ pub fn start(client: &Client, world: &Arc<World>) -> Sources {
     let (synced, receiver) = watch::channel(0);
     let ours = watcher::Config::default().labels(&format!("{}=true", names::INJECTED_LABEL));
     let mut watches = Watches { client: client.clone(), world: world.clone(), synced, tasks: JoinSet::new() };
-    watches.primitives::<Mutex>(Kind::Mutex);
-    watches.primitives::<Semaphore>(Kind::Semaphore);
+    for kind in Kind::ALL {
+        of_kind!(kind, K => watches.primitives::<K>(kind));
+    }
     watches.follow::<Pod>(ours.clone(), |state, seen| match seen {
         Seen::There(pod) => state.put_pod(PodFacts::of(&pod)),
         Seen::Gone(pod) => state.remove_pod(&pod.uid().unwrap_or_default()),

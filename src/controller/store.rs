@@ -11,12 +11,8 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::object::{Key, NextStatus, Object};
-use crate::{
-    api::{Mutex, Semaphore, names},
-    plan::Kind,
-    planted,
-};
+use super::object::{Key, NextStatus, Object, each, of_kind};
+use crate::{api::names, planted};
 
 /// Why a write was not done, or may not have been done.
 #[derive(Debug, thiserror::Error)]
@@ -57,28 +53,17 @@ impl Store {
 
     /// A live read: what the API server has now, `None` if there is no such object.
     pub async fn get(&self, key: &Key) -> Result<Option<Object>, kube::Error> {
-        match key.kind {
-            Kind::Mutex => Ok(self.api::<Mutex>(&key.namespace).get_opt(&key.name).await?.map(Object::from)),
-            Kind::Semaphore => Ok(self.api::<Semaphore>(&key.namespace).get_opt(&key.name).await?.map(Object::from)),
-            // Not served yet: there is none, so whoever asks for one waits.
-            Kind::RwMutex | Kind::Lease | Kind::Once | Kind::WaitGroup | Kind::Barrier | Kind::Gate => Ok(None),
-        }
+        of_kind!(key.kind, K => Ok(self.api::<K>(&key.namespace).get_opt(&key.name).await?.map(Object::from)))
     }
 
     /// The one write: replaces the status if the object is still at the revision that `object` was read at.
     pub async fn replace_status(&self, object: &Object, next: NextStatus, now: Timestamp) -> Result<Object, WriteError> {
-        match object.with(next, now) {
-            Object::Mutex(mutex) => self.put_status(&*mutex).await.map(Object::from),
-            Object::Semaphore(semaphore) => self.put_status(&*semaphore).await.map(Object::from),
-        }
+        each!(object.with(next, now), object => self.put_status(&*object).await.map(Object::from))
     }
 
     /// Adds or removes the finalizer of held primitives, on the same condition.
     pub async fn set_finalizer(&self, object: &Object, present: bool) -> Result<Object, WriteError> {
-        match object {
-            Object::Mutex(mutex) => self.patch_finalizer(&**mutex, present).await.map(Object::from),
-            Object::Semaphore(semaphore) => self.patch_finalizer(&**semaphore, present).await.map(Object::from),
-        }
+        each!(object, object => self.patch_finalizer(&**object, present).await.map(Object::from))
     }
 
     async fn put_status<K>(&self, object: &K) -> Result<K, WriteError>

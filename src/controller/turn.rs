@@ -183,11 +183,7 @@ async fn write(context: &Context, key: &Key, object: &Object, decision: &Decisio
         context.world.lock().put_object(guarded.clone());
         guarded
     };
-    let next = NextStatus {
-        holders: decision.holders.clone(),
-        last_token: decision.last_token,
-        waiting: i32::try_from(decision.queue.len()).unwrap_or(i32::MAX),
-    };
+    let next = NextStatus::from(decision);
     let written = match context.store.replace_status(&guarded, next.clone(), now).await {
         Err(WriteError::Conflict) if planted::bug("blind-retry-after-conflict") => {
             let live = context.store.get(key).await.ok().flatten().ok_or(WriteError::Conflict)?;
@@ -208,7 +204,7 @@ fn status_due(context: &Context, key: &Key, object: &Object, decision: &Decision
     if !object.observed() {
         return true;
     }
-    if waiting == Some(decision.queue.len()) {
+    if waiting == Some(decision.queue.len()) && !decision.drifted {
         return false;
     }
     let mut state = context.world.lock();
@@ -253,6 +249,10 @@ fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decisio
     context.world.update(|state| {
         for grant in &decision.granted {
             confirm(state, key, &grant.asker, grant.token);
+        }
+        for passed in &decision.passed {
+            // Who only waits has no token.
+            confirm(state, key, &passed.asker, 0);
         }
         tell(context, state, key, Some(after), &decision, &gathered.impostors);
         set_alarms(state, key, &decision, gathered, now);
@@ -316,7 +316,9 @@ fn confirm(state: &mut State, key: &Key, asker: &str, token: i64) {
     session.confirmed.insert(key.clone(), token);
     let tokens: Option<Vec<Token>> = pod
         .holds()
-        .map(|(key, _)| session.confirmed.get(&key).map(|token| Token { target: key.seen_from(&pod.who.namespace), token: *token }))
+        .map(|(key, item)| (session.confirmed.get(&key).copied(), key, item.role.has_token()))
+        .filter(|(token, _, has_token)| *has_token || token.is_none())
+        .map(|(token, key, _)| token.map(|token| Token { target: key.seen_from(&pod.who.namespace), token }))
         .collect();
     match tokens {
         Some(tokens) => session.tell(Place::Granted(tokens)),

@@ -33,7 +33,7 @@ pub fn waiting(key: &Key, object: Option<&Object>, holders: &Holders, why: Why, 
             format!("waiting for {name}: asks for more than its {} permits; others go first until there are more", object.capacity())
         }
         Why::Predecessor => format!("waiting for {name}: its Job holds it, and another Pod of the Job can still run"),
-        Why::Shut => format!("waiting for {name}"),
+        Why::Shut => format!("waiting for {name}: {}", stands(object, namespace)),
         Why::Deleting => format!("waiting for {name}: it is being deleted ({held}); a new one of that name will do"),
     }
 }
@@ -43,7 +43,7 @@ pub fn refused(key: &Key, object: Option<&Object>, why: Refused, namespace: &str
     let name = key.seen_from(namespace);
     let how = match object {
         None => ", which does not exist".to_owned(),
-        Some(object) => object::summary(object.holders(), namespace).map_or(String::new(), |holders| format!("; held by {holders}")),
+        Some(object) => format!("; {}", stands(object, namespace)),
     };
     let (reason, message) = match why {
         Refused::TimedOut => (Reason::TimedOut, format!("timed out waiting for {name}{how}")),
@@ -52,17 +52,46 @@ pub fn refused(key: &Key, object: Option<&Object>, why: Refused, namespace: &str
             (Reason::Denied, format!("denied: {name} does not list this Pod's namespace, {namespace}, in spec.allowedNamespaces"))
         }
         Refused::Upgrade => (Reason::Denied, format!("denied: it reads {name} already, and would wait for itself to write it")),
-        Refused::Failed => (Reason::Denied, format!("{name} has failed: its timeout was over before it opened")),
+        Refused::Failed => (Reason::TimedOut, format!("{name} has failed, its timeout is over{how}")),
         Refused::Unsuitable => (Reason::Denied, format!("denied: {name} is of a kind that cannot be used like this")),
     };
     Place::Refused { reason, message }
+}
+
+/// How a primitive stands, for those who wait for it.
+fn stands(object: &Object, namespace: &str) -> String {
+    let holders = || object::summary(object.holders(), namespace);
+    match object {
+        Object::Barrier(barrier) => {
+            let spec = &barrier.spec;
+            let arrivals = barrier.status.iter().flat_map(|status| &status.arrivals);
+            let arrived = arrivals.clone().count();
+            let names = object::first(arrivals.map(|arrival| object::called(arrival.kind, &arrival.namespace, &arrival.name, namespace)));
+            let who = names.map_or(String::new(), |names| format!(": {names}"));
+            format!("{arrived} of {} have arrived{who}", spec.quorum.unwrap_or(spec.expected))
+        }
+        Object::Gate(gate) => match gate.status.as_ref().map(|status| (&status.by_hand, &status.waits_for, &status.met)) {
+            Some((Some(by_hand), ..)) if !by_hand.open => format!("closed by {}", by_hand.by),
+            Some((_, Some(waits_for), _)) => format!("it waits for {waits_for}"),
+            Some((_, None, Some(met))) => format!("{met} conditions were met"),
+            _ => "it is not open".to_owned(),
+        },
+        Object::WaitGroup(group) => match group.status.as_ref().map_or(0, |status| status.counter) {
+            0 => "it has had no member yet".to_owned(),
+            counter => format!("{counter} are not done{}", holders().map_or(String::new(), |names| format!(": {names}"))),
+        },
+        Object::Once(_) => holders().map_or("nobody has executed it".to_owned(), |executor| format!("{executor} executes it")),
+        Object::Mutex(_) | Object::RwMutex(_) | Object::Lease(_) | Object::Semaphore(_) => {
+            holders().map_or("nobody holds it".to_owned(), |holders| format!("held by {holders}"))
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        api::{CommonStatus, Holder, HolderKind, Mutex, MutexStatus},
+        api::{Barrier, CommonStatus, Holder, HolderKind, Mutex, MutexStatus},
         plan::Kind,
     };
 
@@ -109,5 +138,21 @@ mod tests {
         assert_eq!(message(Some(&object), Refused::TimedOut, "shop"), "timed out waiting for mutex/db; held by job/a");
         assert_eq!(message(None, Refused::NotFree, "shop"), "timeout=0s says not to wait for mutex/db, which does not exist");
         assert!(message(Some(&object), Refused::NotAllowed, "bank").contains("mutex/shop/db does not list this Pod's namespace, bank"));
+    }
+
+    #[test]
+    fn a_failed_barrier_says_who_has_arrived() {
+        let barrier: Barrier = serde_json::from_value(serde_json::json!({
+            "apiVersion": "konductor.io/v1", "kind": "Barrier", "metadata": {"name": "x", "namespace": "shop"}, "spec": {"expected": 3},
+            "status": {"phase": "Failed", "arrived": 1, "arrivals": [
+                {"uid": "a", "kind": "Job", "namespace": "shop", "name": "a", "at": "2026-01-01T00:00:00Z"},
+            ]},
+        }))
+        .unwrap();
+        let (object, key) = (Object::from(barrier), Key { kind: Kind::Barrier, namespace: "shop".into(), name: "x".into() });
+        let Place::Refused { message, .. } = refused(&key, Some(&object), Refused::Failed, "shop") else { panic!() };
+        assert_eq!(message, "barrier/x has failed, its timeout is over; 1 of 3 have arrived: job/a");
+        let line = waiting(&key, Some(&object), &Holders::of(Some(&object)), Why::Shut, (1, 1), "shop");
+        assert_eq!(line, "waiting for barrier/x: 1 of 3 have arrived: job/a");
     }
 }

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::body::Bytes;
 use konductor::{
-    api::{Mutex, Semaphore},
+    api::{Barrier, Gate, Lease, Mutex, Once, RWMutex, Semaphore, WaitGroup},
     controller::object::Object,
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::time::{Duration, Instant};
 
@@ -18,10 +19,19 @@ use crate::{
 
 /// A primitive as the controller's own types read it.
 pub fn primitive(what: What, value: &Value) -> Option<Object> {
+    fn read<K: DeserializeOwned + Into<Object>>(value: &Value) -> Option<Object> {
+        serde_json::from_value::<K>(value.clone()).ok().map(Into::into)
+    }
     match what {
-        What::Mutexes => serde_json::from_value::<Mutex>(value.clone()).ok().map(Object::from),
-        What::Semaphores => serde_json::from_value::<Semaphore>(value.clone()).ok().map(Object::from),
-        _ => None,
+        What::Mutexes => read::<Mutex>(value),
+        What::RwMutexes => read::<RWMutex>(value),
+        What::OurLeases => read::<Lease>(value),
+        What::Semaphores => read::<Semaphore>(value),
+        What::Onces => read::<Once>(value),
+        What::WaitGroups => read::<WaitGroup>(value),
+        What::Barriers => read::<Barrier>(value),
+        What::Gates => read::<Gate>(value),
+        What::Pods | What::Jobs | What::Nodes | What::Leases | What::Reviews | What::Events => None,
     }
 }
 
@@ -33,8 +43,8 @@ fn limits(what: What, before: &Value, after: &Value) -> Result<(), String> {
     if before_token.is_some_and(|token| after["status"]["lastToken"].as_i64().is_none_or(|next| next < token)) {
         return Err("status.lastToken never goes back".into());
     }
-    if what == What::Mutexes && new.len() > 1 {
-        return Err("a Mutex has at most one holder".into());
+    if matches!(what, What::Mutexes | What::OurLeases | What::Onces) && new.len() > 1 {
+        return Err("there is at most one holder".into());
     }
     if what == What::Semaphores {
         let sum: i64 = new.iter().map(|holder| holder["permits"].as_i64().unwrap_or(1)).sum();

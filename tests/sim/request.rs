@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::body::Bytes;
+use konductor::api::names;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -10,7 +11,13 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
     Mutexes,
+    RwMutexes,
+    OurLeases,
     Semaphores,
+    Onces,
+    WaitGroups,
+    Barriers,
+    Gates,
     Pods,
     Jobs,
     Nodes,
@@ -20,10 +27,16 @@ pub enum What {
 }
 
 impl What {
-    fn of(plural: &str) -> Option<Self> {
+    fn of(group: &str, plural: &str) -> Option<Self> {
         Some(match plural {
             "mutexes" => Self::Mutexes,
+            "rwmutexes" => Self::RwMutexes,
+            "leases" if group == names::GROUP => Self::OurLeases,
             "semaphores" => Self::Semaphores,
+            "onces" => Self::Onces,
+            "waitgroups" => Self::WaitGroups,
+            "barriers" => Self::Barriers,
+            "gates" => Self::Gates,
             "pods" => Self::Pods,
             "jobs" => Self::Jobs,
             "nodes" => Self::Nodes,
@@ -37,11 +50,16 @@ impl What {
     pub fn plural(self) -> &'static str {
         match self {
             Self::Mutexes => "mutexes",
+            Self::RwMutexes => "rwmutexes",
             Self::Semaphores => "semaphores",
+            Self::Onces => "onces",
+            Self::WaitGroups => "waitgroups",
+            Self::Barriers => "barriers",
+            Self::Gates => "gates",
             Self::Pods => "pods",
             Self::Jobs => "jobs",
             Self::Nodes => "nodes",
-            Self::Leases => "leases",
+            Self::Leases | Self::OurLeases => "leases",
             Self::Reviews => "tokenreviews",
             Self::Events => "events",
         }
@@ -51,7 +69,13 @@ impl What {
     pub fn types(self) -> (&'static str, &'static str) {
         match self {
             Self::Mutexes => ("konductor.io/v1", "Mutex"),
+            Self::RwMutexes => ("konductor.io/v1", "RWMutex"),
+            Self::OurLeases => ("konductor.io/v1", "Lease"),
             Self::Semaphores => ("konductor.io/v1", "Semaphore"),
+            Self::Onces => ("konductor.io/v1", "Once"),
+            Self::WaitGroups => ("konductor.io/v1", "WaitGroup"),
+            Self::Barriers => ("konductor.io/v1", "Barrier"),
+            Self::Gates => ("konductor.io/v1", "Gate"),
             Self::Pods => ("v1", "Pod"),
             Self::Jobs => ("batch/v1", "Job"),
             Self::Nodes => ("v1", "Node"),
@@ -62,7 +86,7 @@ impl What {
     }
 
     pub fn is_primitive(self) -> bool {
-        matches!(self, Self::Mutexes | Self::Semaphores)
+        self <= Self::Gates
     }
 }
 
@@ -130,7 +154,7 @@ impl Answer {
 impl Asked {
     pub fn of(method: http::Method, uri: &http::Uri, body: &[u8]) -> Option<Self> {
         let mut parts: Vec<&str> = uri.path().trim_matches('/').split('/').collect();
-        let skip = if parts.first() == Some(&"api") { 2 } else { 3 };
+        let (skip, group) = if parts.first() == Some(&"api") { (2, "") } else { (3, parts.get(1).copied().unwrap_or_default()) };
         parts.drain(..skip.min(parts.len()));
         let mut namespace = String::new();
         if parts.first() == Some(&"namespaces") && parts.len() > 2 {
@@ -141,7 +165,7 @@ impl Asked {
         let query =
             uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), decoded(v)));
         let body = serde_json::from_slice(body).unwrap_or(Value::Null);
-        Some(Self { method, what: What::of(&at(0))?, namespace, name: at(1), sub: at(2), query: query.collect(), body })
+        Some(Self { method, what: What::of(group, &at(0))?, namespace, name: at(1), sub: at(2), query: query.collect(), body })
     }
 
     pub fn watches(&self) -> bool {

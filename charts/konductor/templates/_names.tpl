@@ -29,7 +29,7 @@ matchExpressions:
     values: [kube-system, {{ .Release.Namespace }}]
 {{- end }}
 
-{{/* Kinds of the API that have a status and can be held, as RBAC names them. */}}
+{{/* The primitives, as RBAC names them. */}}
 {{- define "konductor.primitives" -}}
-[mutexes, semaphores]
+[mutexes, rwmutexes, leases, semaphores, onces, waitgroups, barriers, gates]
 {{- end }}
