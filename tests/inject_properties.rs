@@ -310,9 +310,14 @@ proptest! {
         prop_assert!(init[..at].iter().all(|name| name.starts_with("istio-") || name.starts_with("linkerd-")), "{:?}", init);
         // What prepares the traffic of a proxy that does not run yet would cut the acquire step off.
         prop_assert!(at == 0 || result["spec"]["initContainers"][at - 1]["restartPolicy"] == "Always", "{:?}", init);
-        let hold = plan.holds().count() > 0 && plan.release != Some(Release::Controller);
-        prop_assert_eq!(init.get(at + 1) == Some(&"konductor-hold"), hold);
-        prop_assert_eq!(init.iter().filter(|name| name.starts_with("konductor-")).count(), if hold { 2 } else { 1 });
+        let second = match plan.release {
+            _ if plan.holds().count() == 0 => None,
+            Some(Release::Controller) => plan.fencing.then_some("konductor-verify"),
+            Some(Release::Hook) | None => Some("konductor-hold"),
+        };
+        let ours: Vec<&str> = [Some("konductor-acquire"), second].into_iter().flatten().collect();
+        prop_assert_eq!(init[at..].iter().take(ours.len()).copied().collect::<Vec<_>>(), ours.clone());
+        prop_assert_eq!(init.iter().filter(|name| name.starts_with("konductor-")).count(), ours.len());
     }
 
     /// A gate that nobody lifts, or a finalizer that nobody removes, would keep the Pod for ever.

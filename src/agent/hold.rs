@@ -1,4 +1,6 @@
-//! `konductor agent hold`: the sidecar. It verifies the hold whenever it starts (after a reboot of the node the acquire step may have been
+//! `konductor agent hold`: the sidecar; and its first half alone, `konductor agent verify`, where there is none but fencing tokens are wanted.
+//!
+//! The sidecar verifies the hold whenever it starts (after a reboot of the node the acquire step may have been
 //! skipped), then sleeps until SIGTERM, which comes after the last app container has ended, and tells the coordinator to look.
 //!
 //! It never ends the Pod itself: a sidecar's exit would only be restarted. A Pod that runs without its hold is deleted by the controller.
@@ -25,7 +27,7 @@ pub async fn run(coordinator: &Coordinator, settings: &Settings, voice: &mut Voi
     tokio::select! {
         biased;
         () = &mut terminated => {}
-        () = watch_over(coordinator, settings, voice) => {}
+        () = async { verify(coordinator, settings, voice).await; pending().await } => {}
     }
     match timeout(RELEASE_BUDGET, report(coordinator)).await {
         Ok(Ok(())) => voice.say("reported that the app has ended"),
@@ -36,14 +38,14 @@ pub async fn run(coordinator: &Coordinator, settings: &Settings, voice: &mut Voi
 }
 
 /// Verifies until the answer is yes. Nothing is asked after that: the hold is ours until the controller finds evidence of the end.
-async fn watch_over(coordinator: &Coordinator, settings: &Settings, voice: &mut Voice) {
+pub async fn verify(coordinator: &Coordinator, settings: &Settings, voice: &mut Voice) {
     let mut backoff = Backoff::default();
     let mut said = String::new();
     loop {
         let (situation, line, pause) = match coordinator.verify().await {
             Ok(Verified { held: true, tokens, message: _ }) => {
                 voice.say(&held(&settings.pod, &tokens));
-                return pending().await;
+                return;
             }
             // Rare, and soon over: the Pod is about to be deleted. Asking on costs little and corrects the log if it was an error.
             Ok(Verified { held: false, tokens: _, message }) => {

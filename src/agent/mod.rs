@@ -1,4 +1,5 @@
-//! What runs inside users' Pods: `konductor agent acquire` (init container) and `konductor agent hold` (sidecar).
+//! What runs inside users' Pods: `konductor agent acquire` (init container) and `konductor agent hold` (sidecar)
+//! or `konductor agent verify`.
 //!
 //! Thousands of these wait at the same time on other people's nodes, so there is one thread, one connection, no polling of the server, and
 //! no Kubernetes client. All that they know comes from their environment and their projected token.
@@ -72,6 +73,8 @@ pub enum Step {
     Acquire,
     /// Verifies the hold and reports its end (sidecar).
     Hold,
+    /// Verifies the hold (init container, where there is no sidecar and the app wants its fencing token).
+    Verify,
 }
 
 /// Runs a step to its end. Call it before anything slow: it takes SIGTERM over, which a container's first process otherwise ignores.
@@ -121,5 +124,9 @@ async fn take(step: Step, voice: &mut Voice) -> Outcome {
             outcome
         }
         Step::Hold => hold::run(&coordinator, &settings, voice, terminated).await,
+        Step::Verify => tokio::select! {
+            () = hold::verify(&coordinator, &settings, voice) => Outcome::Granted,
+            () = terminated => Outcome::Terminated,
+        },
     }
 }

@@ -32,11 +32,16 @@ pub const HELD_FINALIZER: &str = "konductor.io/held";
 pub const OUTCOME_FINALIZER: &str = "konductor.io/outcome";
 /// Keeps a Pod with `strategy=gate` from being given to a node before it is its turn.
 pub const SCHEDULING_GATE: &str = "konductor.io/wait";
+/// Reason of the conditions of a Job that never started because there was nothing left to do for it.
+pub const SKIPPED: &str = "KonductorSkipped";
 
 /// The init container that waits and acquires.
 pub const ACQUIRE_CONTAINER: &str = "konductor-acquire";
 /// The sidecar that verifies the hold when it starts and reports the end of the app containers.
 pub const HOLD_CONTAINER: &str = "konductor-hold";
+/// The init container that verifies the hold where there is no sidecar. Between the acquire step and an app with fencing tokens there must be one: a kubelet
+/// may start what follows the acquire step with the Pod as it knew it before the tokens were written, but not what follows that.
+pub const VERIFY_CONTAINER: &str = "konductor-verify";
 /// The projected volume with the Pod-bound token of the injected containers.
 pub const TOKEN_VOLUME: &str = "konductor-token";
 /// Where the injected containers find [`TOKEN_VOLUME`]; the file is `token`.

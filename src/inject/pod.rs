@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     api::names::{
-        ACQUIRE_CONTAINER, COPIED_FROM, COPIED_FROM_JOB, FENCING_DIRECTORY, FENCING_VOLUME, HOLD_CONTAINER, INJECTED_LABEL,
-        OUTCOME_FINALIZER, SCHEDULING_GATE, TOKEN_VOLUME,
+        ACQUIRE_CONTAINER, COPIED_FROM, COPIED_FROM_JOB, FENCING_DIRECTORY, FENCING_VOLUME, INJECTED_LABEL, OUTCOME_FINALIZER,
+        SCHEDULING_GATE, TOKEN_VOLUME,
     },
     plan::{On, Plan, Role, Strategy, Subject},
     planted,
@@ -92,7 +92,7 @@ pub(super) fn never_ends(spec: &Value) -> bool {
 /// Brings the Pod to what the plan says; without a plan, takes an earlier injection out.
 fn write(edit: &mut Edit, settings: &Settings, plan: Option<&Plan>, namespace: &str) {
     let earlier = injected_before(edit.object());
-    let is_ours = |container: &Value| earlier && is_injected(container);
+    let is_ours = |container: &Value| earlier && steps::is_injected(container);
     let is_volume = |volume: &Value| [TOKEN_VOLUME, FENCING_VOLUME].contains(&name(volume));
     gate(edit, plan.is_some_and(|plan| plan.strategy == Some(Strategy::Gate)));
     match plan {
@@ -144,7 +144,7 @@ fn fencing(edit: &mut Edit, plan: Option<&Plan>, namespace: &str) {
             if field == "containers" {
                 held = true;
             }
-            if is_injected(container) {
+            if steps::is_injected(container) {
                 continue;
             }
             let plan = plan.filter(|_| held && !steps::is_mesh(container));
@@ -158,14 +158,9 @@ fn fencing(edit: &mut Edit, plan: Option<&Plan>, namespace: &str) {
     }
 }
 
-/// Whether a container is one that konductor put there.
-fn is_injected(container: &Value) -> bool {
-    [ACQUIRE_CONTAINER, HOLD_CONTAINER].contains(&name(container)) && container.get("args") == Some(&steps::args(name(container)))
-}
-
 /// Whether a pass of konductor's has been here: its label, and its acquire step.
 fn injected_before(pod: &Value) -> bool {
-    text(pod, &["metadata", "labels", INJECTED_LABEL]) == Some("true") && list(pod, INIT_CONTAINERS).iter().any(is_injected)
+    text(pod, &["metadata", "labels", INJECTED_LABEL]) == Some("true") && list(pod, INIT_CONTAINERS).iter().any(steps::is_injected)
 }
 
 /// What keeps this Pod (or template) from being injected.
@@ -191,7 +186,7 @@ fn obstacles(pod: &Value, plan: &Plan, subject: Subject) -> Reasons {
     let earlier = injected_before(pod);
     for field in ["initContainers", "containers", "ephemeralContainers"] {
         for container in list(pod, &["spec", field]) {
-            let ours = earlier && field == "initContainers" && is_injected(container);
+            let ours = earlier && field == "initContainers" && steps::is_injected(container);
             if ours {
                 continue;
             }

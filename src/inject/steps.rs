@@ -9,7 +9,7 @@ use super::{Resources, Settings, shape};
 use crate::{
     api::names::{
         ACQUIRE_CONTAINER, FENCING_DIRECTORY, FENCING_VOLUME, HOLD_CONTAINER, TOKEN_ANNOTATION_PREFIX, TOKEN_AUDIENCE, TOKEN_DIRECTORY,
-        TOKEN_VOLUME,
+        TOKEN_VOLUME, VERIFY_CONTAINER,
     },
     plan::{Plan, Release},
 };
@@ -43,13 +43,22 @@ pub(super) fn containers(settings: &Settings, plan: &Plan, spec: &Value) -> Vec<
     let mut containers = vec![container(settings, plan, spec, ACQUIRE_CONTAINER)];
     if plan.holds().next().is_some() && plan.release.unwrap_or(settings.default_release) == Release::Hook {
         containers.push(container(settings, plan, spec, HOLD_CONTAINER));
+    } else if plan.fencing {
+        containers.push(container(settings, plan, spec, VERIFY_CONTAINER));
     }
     containers
 }
 
-/// The arguments by which an injected container is recognised.
-pub(super) fn args(name: &str) -> Value {
-    json!(["agent", if name == HOLD_CONTAINER { "hold" } else { "acquire" }])
+/// The names of the injected containers, and the step that each of them runs.
+const STEPS: [(&str, &str); 3] = [(ACQUIRE_CONTAINER, "acquire"), (HOLD_CONTAINER, "hold"), (VERIFY_CONTAINER, "verify")];
+
+/// Whether a container is one of those that are injected, by its name and arguments.
+pub(super) fn is_injected(container: &Value) -> bool {
+    STEPS.iter().any(|(name, step)| shape::name(container) == *name && container.get("args") == Some(&json!(["agent", step])))
+}
+
+fn args(name: &str) -> Value {
+    STEPS.iter().find(|(injected, _)| *injected == name).map_or(Value::Null, |(_, step)| json!(["agent", step]))
 }
 
 fn container(settings: &Settings, plan: &Plan, spec: &Value, name: &str) -> Value {
@@ -112,8 +121,8 @@ fn common_user(spec: &Value) -> Option<i64> {
 
 /// The Pod's own containers, init containers first.
 fn own_containers(spec: &Value) -> impl Iterator<Item = &Value> {
-    let injected = |container: &&Value| ![ACQUIRE_CONTAINER, HOLD_CONTAINER].contains(&shape::name(container));
-    ["initContainers", "containers"].into_iter().flat_map(|field| shape::list(spec, &[field])).filter(injected)
+    let own = |container: &&Value| !STEPS.iter().any(|(name, _)| shape::name(container) == *name);
+    ["initContainers", "containers"].into_iter().flat_map(|field| shape::list(spec, &[field])).filter(own)
 }
 
 /// Requests and limits. None where the Pod as a whole has some: there the sum of the containers' must stay below it.
