@@ -1,10 +1,11 @@
 //! `konductor uninstall`: leaves nothing behind that could block anything. The Helm chart runs it before it deletes its objects.
 //!
-//! The Deployment is scaled to zero first: a running controller would put finalizers back.
+//! The Deployment is scaled to zero first: a running controller would put finalizers back. What waits behind a scheduling gate, or in a Job that konductor
+//! suspended, stays there: it must not run without its lock, and a person can let it go.
 
 use std::{fmt::Debug, time::Duration};
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job, core::v1::Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{ListParams, Patch, PatchParams},
@@ -14,7 +15,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use crate::api::{Mutex, Semaphore, names};
+use crate::{api::names, controller::object::of_kind, plan::Kind};
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long servers get to end. One on a node that does not answer would take for ever, and can do no harm: its writes are compare-and-swap.
@@ -35,7 +36,7 @@ pub struct UninstallArgs {
     pub selector: String,
 }
 
-/// Stops the servers and removes the finalizers from all primitives.
+/// Stops the servers and removes the finalizers from all primitives, Jobs and Pods.
 pub async fn uninstall(client: Client, args: UninstallArgs) -> anyhow::Result<()> {
     let UninstallArgs { namespace, deployment, selector } = args;
     let deployments = Api::<Deployment>::namespaced(client.clone(), &namespace);
@@ -60,20 +61,24 @@ pub async fn uninstall(client: Client, args: UninstallArgs) -> anyhow::Result<()
         info!(active, "waiting for the servers to end");
         sleep(LOOK_AGAIN).await;
     }
-    free::<Mutex>(&client).await?;
-    free::<Semaphore>(&client).await
+    for kind in Kind::ALL {
+        of_kind!(kind, K => free::<K>(&client, names::HELD_FINALIZER, ListParams::default()).await)?;
+    }
+    let injected = ListParams::default().labels(&format!("{}=true", names::INJECTED_LABEL));
+    free::<Job>(&client, names::OUTCOME_FINALIZER, injected.clone()).await?;
+    free::<Pod>(&client, names::OUTCOME_FINALIZER, injected).await
 }
 
 fn active(pod: &Pod) -> bool {
     !matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
-/// Removes our finalizer from every object of a kind. One that cannot be freed is named, and stops none of the others.
-async fn free<K>(client: &Client) -> anyhow::Result<()>
+/// Removes a finalizer of ours from every object of a kind. One that cannot be freed is named, and stops none of the others.
+async fn free<K>(client: &Client, ours: &str, which: ListParams) -> anyhow::Result<()>
 where
     K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    let mut page = ListParams::default().limit(PAGE);
+    let mut page = which.limit(PAGE);
     let mut failed = 0;
     loop {
         let list = match Api::<K>::all(client.clone()).list(&page).await {
@@ -84,11 +89,11 @@ where
             list => list?,
         };
         for object in &list.items {
-            if !object.finalizers().iter().any(|finalizer| finalizer == names::HELD_FINALIZER) {
+            if !object.finalizers().iter().any(|finalizer| finalizer == ours) {
                 continue;
             }
             let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-            let kept: Vec<&String> = object.finalizers().iter().filter(|finalizer| *finalizer != names::HELD_FINALIZER).collect();
+            let kept: Vec<&String> = object.finalizers().iter().filter(|finalizer| *finalizer != ours).collect();
             let patch = json!({ "metadata": { "resourceVersion": object.resource_version(), "finalizers": kept } });
             let api = Api::<K>::namespaced(client.clone(), &namespace);
             match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
@@ -105,11 +110,6 @@ where
             None => break,
         }
     }
-    anyhow::ensure!(
-        failed == 0,
-        "{failed} objects of kind {} still carry the finalizer {}; run this again",
-        K::kind(&()),
-        names::HELD_FINALIZER
-    );
+    anyhow::ensure!(failed == 0, "{failed} objects of kind {} still carry the finalizer {ours}; run this again", K::kind(&()));
     Ok(())
 }

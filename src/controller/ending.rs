@@ -5,13 +5,17 @@ use tracing::warn;
 use super::{
     Context,
     events::Note,
+    examine::Overdue,
     facts::PodFacts,
     gather,
     object::{Key, Object},
     turn::TurnError,
     world::State,
 };
-use crate::rules::{Decision, Evidence, Out, Refusal, evidence::AcquireStep};
+use crate::{
+    plan::OnLost,
+    rules::{Decision, Evidence, Out, Refusal, evidence::AcquireStep},
+};
 
 /// Ends Pods whose hold was taken, however far they are: a kubelet that comes back must find them deleted, and start nothing more of them. Those that
 /// this misses are found as strays.
@@ -19,7 +23,7 @@ pub async fn lost(context: &Context, key: &Key, written: &Object, evidence: &[Ev
     for fact in evidence {
         let Evidence::PodOut { uid, how: Out::Lost } = fact else { continue };
         let Some(pod) = context.world.lock().pods.get(uid).filter(|pod| !pod.deleting).cloned() else { continue };
-        if gather::token_of(written, &pod).is_some() {
+        if gather::token_of(written, &pod).is_some() || goes_on(&pod) {
             continue;
         }
         if let Err(error) = end_pod(context, key, &pod).await {
@@ -28,12 +32,33 @@ pub async fn lost(context: &Context, key: &Key, written: &Object, evidence: &[Ev
     }
 }
 
+/// Whether a Pod runs on without its hold, as its annotations say. One that has not started yet does not.
+fn goes_on(pod: &PodFacts) -> bool {
+    pod.started && pod.plan.as_ref().is_some_and(|plan| plan.on_lost == OnLost::Ignore)
+}
+
+/// Deletes those who held for longer than they may; their end releases the hold.
+pub async fn overdue(context: &Context, key: &Key, overdue: &[Overdue]) -> Result<(), kube::Error> {
+    for Overdue { who, never_started } in overdue {
+        let name = key.seen_from(&who.namespace);
+        let (reason, text) = if *never_started {
+            ("StartTimeout", format!("has held {name} for longer than its start-timeout without having started: it is deleted"))
+        } else {
+            ("MaxHold", format!("has held {name} for longer than its max-hold: it is deleted"))
+        };
+        warn!(%key, %who, reason, "deleting it");
+        context.events.publish_who(who, Note::warning(reason, text));
+        context.delete(who).await?;
+    }
+    Ok(())
+}
+
 /// Deletes a Pod that does not hold any more, and says so.
 async fn end_pod(context: &Context, key: &Key, pod: &PodFacts) -> Result<(), kube::Error> {
     warn!(%key, pod = %pod.who, "without its hold: deleting it");
     let text = format!("no longer holds {}: the Pod is deleted", key.seen_from(&pod.who.namespace));
     context.events.publish_pod(pod, Note::warning("HoldLost", text));
-    context.delete_pod(pod).await
+    context.delete(&pod.who).await
 }
 
 /// Ends Pods that were refused one hold, keep another, and would ask again for ever: what they hold would be lost to all. Their controller makes new ones.
@@ -52,7 +77,7 @@ pub async fn refused(context: &Context, key: &Key, decision: &Decision) {
         let text =
             format!("was refused {}: the Pod is deleted, so that it keeps nothing else from others", key.seen_from(&pod.who.namespace));
         context.events.publish_pod(&pod, Note::warning("Refused", text));
-        if let Err(error) = context.delete_pod(&pod).await {
+        if let Err(error) = context.delete(&pod.who).await {
             warn!(pod = %pod.who, %error, "could not delete a Pod that was refused");
         }
     }
@@ -63,7 +88,7 @@ pub async fn refused(context: &Context, key: &Key, decision: &Decision) {
 pub async fn strays(context: &Context, name: &Key, object: &Object, strays: &[PodFacts]) -> Result<(), TurnError> {
     for stray in strays.iter().filter(|stray| gather::token_of(object, stray).is_none()) {
         let Some(pod) = context.eye.pod(&stray.who.namespace, &stray.who.name, stray.uid()).await? else { continue };
-        if pod.ended || pod.deleting || pod.step != AcquireStep::Passed {
+        if pod.ended || pod.deleting || goes_on(&pod) || pod.step != AcquireStep::Passed {
             continue;
         }
         if context.store.get(name).await?.is_some_and(|object| gather::token_of(&object, &pod).is_some()) {

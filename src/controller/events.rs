@@ -1,7 +1,7 @@
 //! Kubernetes Events: what `kubectl describe` shows to people. They are told and forgotten: when there are too many, some are left out, and no decision
 //! waits for them.
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
@@ -107,6 +107,19 @@ impl Events {
     /// Tells something about a Pod.
     pub fn publish_pod(&self, pod: &PodFacts, note: Note) {
         self.send(reference_of(&pod.who), note);
+    }
+
+    /// Tells something about a Pod, a Job or a Claim.
+    pub fn publish_who(&self, who: &Who, note: Note) {
+        self.send(reference_of(who), note);
+    }
+
+    /// Tells the owner of somebody something.
+    pub fn publish_owner(&self, who: &Who, owner: &OwnerReference, note: Note) {
+        let OwnerReference { api_version, kind, name, uid, .. } = owner.clone();
+        let namespace = Some(who.namespace.clone());
+        let (api_version, kind, name, uid) = (Some(api_version), Some(kind), Some(name), Some(uid));
+        self.send(ObjectReference { api_version, kind, namespace, name, uid, ..ObjectReference::default() }, note.about(who));
     }
 
     fn send(&self, about: ObjectReference, note: Note) {

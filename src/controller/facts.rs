@@ -11,12 +11,12 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 
-use super::object::Key;
+use super::{object::Key, world::NamedJob};
 use crate::{
     api::{HolderKind, names},
     plan::{self, Item, Plan, Subject},
     rules::{
-        PodRef, Who,
+        PodRef, Seen, Who,
         evidence::{self, AcquireStep},
     },
 };
@@ -38,6 +38,14 @@ pub struct PodFacts {
     pub step: AcquireStep,
     /// Whether no app container of it can run any more.
     pub ended: bool,
+    /// Once it has ended: whether it succeeded, if that is known, and when.
+    pub outcome: Option<Outcome>,
+    /// Whether its end has to be recorded before it may vanish.
+    pub owes: bool,
+    /// Whether it waits before it gets a node.
+    pub gated: bool,
+    /// Whether an app container of it has ever started.
+    pub started: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
     /// Whether its kubelet starts a failed acquire step again, and its controller makes another Pod if this one is deleted.
@@ -59,8 +67,25 @@ pub struct JobFacts {
     pub shared: bool,
     /// Whether it is Complete or Failed.
     pub terminal: bool,
-    /// Whether it is suspended: its Pods are deleted, and no others are made.
+    /// Whether somebody suspended it: its Pods are deleted, and no others are made.
     pub suspended: bool,
+    /// Whether konductor suspended it when it was made, and has not resumed it yet.
+    pub held_back: bool,
+    /// Once its fate is decided: how it came out.
+    pub outcome: Option<Outcome>,
+    /// Whether its end has to be recorded before it may vanish.
+    pub owes: bool,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+}
+
+/// How something ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether it succeeded.
+    pub succeeded: bool,
+    /// When it ended.
+    pub at: Timestamp,
 }
 
 impl PodFacts {
@@ -74,7 +99,11 @@ impl PodFacts {
             plan: injected(meta).then(|| plan_of(meta, if copied(meta) { Subject::PodOfJob } else { Subject::Pod })).flatten(),
             job: job_of(meta),
             step: evidence::acquire_step(pod),
-            ended: evidence::pod_ended(pod),
+            ended: evidence::pod_ended(pod) || vanishes(meta),
+            outcome: evidence::pod_outcome(pod).map(|(succeeded, at)| Outcome { succeeded, at }),
+            owes: owes(meta),
+            gated: pod.spec.iter().flat_map(|spec| spec.scheduling_gates.iter().flatten()).any(|gate| gate.name == names::SCHEDULING_GATE),
+            started: evidence::pod_started(pod),
             deleting: meta.deletion_timestamp.is_some(),
             replaceable: meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true))
                 && pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) != Some("Never"),
@@ -86,10 +115,19 @@ impl PodFacts {
         &self.who.uid
     }
 
-    /// What its acquire step goes through, with the primitives that it names.
+    /// All that its annotations say, with the primitives that they name.
+    pub fn items(&self) -> impl Iterator<Item = (Key, &Item)> {
+        items(self.plan.as_deref(), &self.who.namespace)
+    }
+
+    /// What its acquire step goes through.
+    pub fn steps(&self) -> impl Iterator<Item = (Key, &Item)> {
+        self.items().filter(|(_, item)| item.role.is_step())
+    }
+
+    /// What lasts while it runs.
     pub fn holds(&self) -> impl Iterator<Item = (Key, &Item)> {
-        let namespace = &self.who.namespace;
-        self.plan.iter().flat_map(|plan| plan.steps()).map(move |item| (key_of(item, namespace), item))
+        self.items().filter(|(_, item)| item.role.lasts())
     }
 
     /// Under a Job's hold: how the Pod is named there.
@@ -101,6 +139,8 @@ impl PodFacts {
 impl JobFacts {
     /// Reads a Job.
     pub fn of(job: &Job) -> Self {
+        let suspended = job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or(false);
+        let held_back = suspended && job.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(names::SUSPENDED));
         Self {
             who: who(HolderKind::Job, &job.metadata),
             created: created(&job.metadata),
@@ -108,18 +148,47 @@ impl JobFacts {
             started: started(job).max(created(&job.metadata)),
             shared: job.spec.as_ref().and_then(|spec| spec.parallelism).unwrap_or(1) > 1,
             terminal: evidence::job_terminal(job),
-            suspended: job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or(false),
+            suspended: suspended && !held_back,
+            held_back,
+            outcome: evidence::job_outcome(job).map(|(succeeded, at)| Outcome { succeeded, at }),
+            owes: owes(&job.metadata),
+            deleting: job.metadata.deletion_timestamp.is_some(),
         }
     }
 
-    /// Whether it makes no Pods, now or ever.
+    /// Whether it makes no Pods, now or ever, though it once did.
     pub fn rests(&self) -> bool {
         self.terminal || self.suspended
     }
 
-    /// The primitives that it names.
-    pub fn keys(&self) -> impl Iterator<Item = Key> {
-        self.plan.iter().flat_map(|plan| plan.steps()).map(|item| key_of(item, &self.who.namespace))
+    /// All that its annotations say, with the primitives that they name.
+    pub fn items(&self) -> impl Iterator<Item = (Key, &Item)> {
+        items(self.plan.as_deref(), &self.who.namespace)
+    }
+
+    /// What it goes through before it starts.
+    pub fn steps(&self) -> impl Iterator<Item = (Key, &Item)> {
+        self.items().filter(|(_, item)| item.role.is_step())
+    }
+}
+
+fn items<'a>(plan: Option<&'a Plan>, namespace: &'a str) -> impl Iterator<Item = (Key, &'a Item)> {
+    plan.into_iter().flat_map(|plan| &plan.items).map(move |item| (key_of(item, namespace), item))
+}
+
+/// What a Gate sees of a Job.
+pub fn named_job(job: &Job) -> NamedJob {
+    let status = job.status.clone().unwrap_or_default();
+    let outcome = evidence::job_outcome(job).map(|(succeeded, _)| succeeded);
+    let has = |kind: &str| status.conditions.iter().flatten().any(|condition| condition.type_ == kind && condition.status == "True");
+    NamedJob {
+        uid: job.metadata.uid.clone().unwrap_or_default(),
+        seen: Seen::Job {
+            complete: has("Complete") && outcome == Some(true),
+            failed: has("Failed"),
+            active: status.active.unwrap_or_default().into(),
+            succeeded: status.succeeded.unwrap_or_default().into(),
+        },
     }
 }
 
@@ -143,6 +212,16 @@ pub fn outage(node: &Node) -> Option<Outage> {
 pub fn key_of(item: &Item, namespace: &str) -> Key {
     let target = &item.target;
     Key { kind: target.kind, namespace: target.namespace.clone().unwrap_or_else(|| namespace.to_owned()), name: target.name.clone() }
+}
+
+/// Whether the end of this object has to be recorded before it may vanish.
+fn owes(meta: &ObjectMeta) -> bool {
+    meta.finalizers.iter().flatten().any(|finalizer| finalizer == names::OUTCOME_FINALIZER)
+}
+
+/// Whether a Pod would be gone already, but for what it owes: it was deleted with no grace left, by its kubelet at the end or by somebody's force.
+fn vanishes(meta: &ObjectMeta) -> bool {
+    owes(meta) && meta.deletion_timestamp.is_some() && meta.deletion_grace_period_seconds == Some(0)
 }
 
 /// Whether konductor's own label is there: only such Pods are watched.

@@ -9,8 +9,9 @@ use k8s_openapi::api::{
 use kube::{Api, Client, api::ListParams};
 
 use super::{
+    examine::Suspect,
     facts::{self, JobFacts, Outage, PodFacts},
-    gather::{Suspect, Unknown},
+    gather::Unknown,
 };
 use crate::{
     api::{Holder, names},
@@ -55,7 +56,9 @@ impl Eye {
     pub async fn prove(&self, suspect: &Suspect) -> Result<Vec<Evidence>, kube::Error> {
         match suspect {
             Suspect::Pod { namespace, name, uid, lost_node } => {
-                let how = match self.pod(namespace, name, uid).await? {
+                let pod = self.pod(namespace, name, uid).await?;
+                let succeeded = pod.as_ref().and_then(|pod| pod.outcome).map(|outcome| outcome.succeeded);
+                let how = match pod {
                     None => Some(Out::Gone),
                     Some(pod) if pod.ended => Some(Out::Ended),
                     Some(_) => match lost_node {
@@ -63,23 +66,34 @@ impl Eye {
                         _ => None,
                     },
                 };
-                Ok(how.map(|how| Evidence::PodOut { uid: uid.clone(), how }).into_iter().collect())
+                let mut proven: Vec<Evidence> = how.map(|how| Evidence::PodOut { uid: uid.clone(), how }).into_iter().collect();
+                if how.is_some() {
+                    proven.push(Evidence::Outcome { uid: uid.clone(), succeeded });
+                }
+                Ok(proven)
             }
-            Suspect::Job { holder, lost_nodes } => self.prove_job_over(holder, lost_nodes).await,
+            Suspect::Job { holder, lost_nodes, counted } => self.prove_job_over(holder, lost_nodes, *counted).await,
         }
     }
 
     /// A Job's hold may end when the Job is terminal, suspended or gone and no Pod of it can still run, but for Pods on lost nodes. The order matters:
     /// first the Job, which then makes no more Pods, then its Pods. (One that is resumed in between makes Pods, but each is let in by a write of its own,
     /// and that one and the release exclude each other.)
-    async fn prove_job_over(&self, holder: &Holder, lost_nodes: &HashMap<String, Outage>) -> Result<Vec<Evidence>, kube::Error> {
+    async fn prove_job_over(
+        &self,
+        holder: &Holder,
+        lost_nodes: &HashMap<String, Outage>,
+        counted: bool,
+    ) -> Result<Vec<Evidence>, kube::Error> {
         let Holder { namespace, name, uid, .. } = holder;
         let job = self.job(&Unknown { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() }).await?;
-        if job.is_some_and(|job| !job.rests()) {
+        if job.as_ref().is_some_and(|job| if counted { !job.terminal } else { !job.rests() }) {
             return Ok(Vec::new());
         }
+        let succeeded = job.and_then(|job| job.outcome).map(|outcome| outcome.succeeded);
+        let over = vec![Evidence::JobOver { uid: uid.clone() }, Evidence::Outcome { uid: uid.clone(), succeeded }];
         if planted::bug("job-over-without-its-pods") {
-            return Ok(vec![Evidence::JobOver { uid: uid.clone() }]);
+            return Ok(over);
         }
         let selector = format!("{}={uid}", names::JOB_UID_LABEL);
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace).list(&ListParams::default().labels(&selector)).await?;
@@ -96,7 +110,7 @@ impl Eye {
                 _ => return Ok(Vec::new()),
             }
         }
-        Ok(vec![Evidence::JobOver { uid: uid.clone() }])
+        Ok(over)
     }
 
     /// Whether the node is still in the outage that we have been counting. In another one means that it was back in between: a watch that stalled

@@ -8,16 +8,21 @@
 //!
 //! Synchronous parts: [`object`], `facts`, [`world`], `gather`. Parts that need the API server: `sources`, `look`, `store`, `turn`, `events`, [`leader`].
 
+mod ask;
 pub mod clock;
 mod ending;
 mod events;
+mod examine;
 mod facts;
 mod gate;
 mod gather;
 pub mod leader;
 mod look;
 pub mod object;
+mod observe;
+mod outcomes;
 mod sources;
+mod starting;
 mod status;
 mod store;
 mod turn;
@@ -31,7 +36,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -46,12 +51,13 @@ use tracing::{info, warn};
 
 use self::{clock::ServerClock, events::Events, look::Eye, sources::Sources, store::Store, world::World};
 use crate::{
-    api::names,
+    api::{HolderKind, names},
     coordinator::{
         protocol::{Token, Verified},
         session::{Place, Session},
     },
     health::Pulse,
+    rules::Who,
 };
 
 pub use facts::{Outage, PodFacts};
@@ -99,9 +105,8 @@ impl Context {
 
     /// Runs sources and turns until the leadership ends; calls `ready` once, when the picture is complete.
     pub async fn run(self: Arc<Self>, ready: impl FnOnce()) {
-        let Sources { mut tasks, mut synced } = sources::start(&self.client, &self.world);
-        let sources = tasks.len();
-        let complete = async { synced.wait_for(|count| *count == sources).await.is_ok() };
+        let Sources { mut tasks, count, mut synced } = sources::start(&self.client, &self.world);
+        let complete = async { synced.wait_for(|seen| *seen == count).await.is_ok() };
         if self.until.run_until_cancelled(timeout(COMPLETE_WITHIN, complete)).await != Some(Ok(true)) {
             warn!("the picture is not complete: another replica may lead");
             return;
@@ -244,13 +249,17 @@ impl Context {
         api.patch(&pod.who.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ())
     }
 
-    async fn delete_pod(&self, pod: &PodFacts) -> Result<(), kube::Error> {
-        let this_one = Preconditions { uid: Some(pod.uid().to_owned()), resource_version: None };
-        let params = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
-        match Api::<Pod>::namespaced(self.client.clone(), &pod.who.namespace).delete(&pod.who.name, &params).await {
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            other => other.map(|_| ()),
-        }
+    /// Deletes this very Pod or Job, with its Pods; none that has taken its name since.
+    async fn delete(&self, who: &Who) -> Result<(), kube::Error> {
+        let Who { kind, namespace, name, uid } = who;
+        let this_one = Preconditions { uid: Some(uid.clone()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(this_one), ..DeleteParams::background() };
+        let deleted = match kind {
+            HolderKind::Pod => Api::<Pod>::namespaced(self.client.clone(), namespace).delete(name, &params).await.map(drop),
+            HolderKind::Job => Api::<Job>::namespaced(self.client.clone(), namespace).delete(name, &params).await.map(drop),
+            HolderKind::Claim => Ok(()),
+        };
+        starting::tolerate(deleted)
     }
 }
 

@@ -211,6 +211,11 @@ impl Object {
         each!(self, object => object.allowed_namespaces())
     }
 
+    /// What its kind records beside its holders.
+    pub fn record(&self) -> Record {
+        each!(self, object => object.record())
+    }
+
     /// What the rules see of it.
     pub fn primitive(&self) -> Primitive {
         Primitive {
@@ -222,7 +227,7 @@ impl Object {
             holders: self.holders().to_vec(),
             last_token: self.common().map_or(0, |common| common.last_token),
             round: self.round(),
-            record: each!(self, object => object.record()),
+            record: self.record(),
         }
     }
 

@@ -1,6 +1,11 @@
 //! Watches: what the API server says about primitives, Pods, Jobs and nodes goes into the picture.
 
-use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Debug,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt, TryStreamExt, pin_mut};
 use k8s_openapi::api::{
@@ -18,12 +23,13 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::JoinSet};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use super::{
     facts::{self, JobFacts, PodFacts},
     object::{Object, of_kind},
-    world::{State, World},
+    world::{Named, State, World},
 };
 use crate::{api::names, plan::Kind};
 
@@ -43,7 +49,9 @@ enum Seen<K> {
 pub struct Sources {
     /// Each runs for ever.
     pub tasks: JoinSet<()>,
-    /// How many have seen everything once.
+    /// How many must have seen everything once before the picture is complete.
+    pub count: usize,
+    /// How many have.
     pub synced: watch::Receiver<usize>,
 }
 
@@ -90,7 +98,48 @@ pub fn start(client: &Client, world: &Arc<World>) -> Sources {
         }
         Seen::Gap => state.forget_removals(),
     });
-    Sources { tasks: watches.tasks, synced: receiver }
+    let count = watches.tasks.len();
+    watches.tasks.spawn(named_jobs(client.clone(), world.clone()));
+    Sources { count, tasks: watches.tasks, synced: receiver }
+}
+
+/// Follows each Job that a Gate waits for, for as long as one does: any Job can be named, and there may be very many others.
+async fn named_jobs(client: Client, world: Arc<World>) {
+    let mut followed: HashMap<(String, String), AbortOnDropHandle<()>> = HashMap::new();
+    loop {
+        let wanted: HashSet<(String, String)> = {
+            let state = world.lock();
+            let job = |named: &Named| match named {
+                Named::Job(namespace, name) => Some((namespace.clone(), name.clone())),
+                Named::Primitive(_) => None,
+            };
+            state.gates_on.keys().filter_map(job).collect()
+        };
+        followed.retain(|job, _| {
+            let keep = wanted.contains(job);
+            if !keep {
+                world.lock().named_jobs.remove(job);
+            }
+            keep
+        });
+        for (namespace, name) in wanted {
+            followed
+                .entry((namespace.clone(), name.clone()))
+                .or_insert_with(|| AbortOnDropHandle::new(tokio::spawn(follow_job(client.clone(), world.clone(), namespace, name))));
+        }
+        world.gates_changed.notified().await;
+    }
+}
+
+async fn follow_job(client: Client, world: Arc<World>, namespace: String, name: String) {
+    let stream = watcher::watch_object(Api::<Job>::namespaced(client, &namespace), &name).backoff(Again::default());
+    pin_mut!(stream);
+    while let Some(seen) = stream.next().await {
+        match seen {
+            Ok(job) => world.update(|state| state.put_named_job(&namespace, &name, job.as_ref().map(facts::named_job))),
+            Err(error) => debug!(%error, namespace, name, "watch of a Job interrupted"),
+        }
+    }
 }
 
 fn missing<'a>(known: impl Iterator<Item = &'a String>, listed: &HashSet<String>) -> Vec<String> {

@@ -5,14 +5,20 @@ use std::fmt::Debug;
 use jiff::Timestamp;
 use kube::{
     Api, Client, Resource,
-    api::{Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
     core::NamespaceResourceScope,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::object::{Key, NextStatus, Object, each, of_kind};
-use crate::{api::names, planted};
+use super::{
+    object::{Key, NextStatus, Object, each, of_kind},
+    starting,
+};
+use crate::{
+    api::{Mutex, MutexSpec, names},
+    planted,
+};
 
 /// Why a write was not done, or may not have been done.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +60,24 @@ impl Store {
     /// A live read: what the API server has now, `None` if there is no such object.
     pub async fn get(&self, key: &Key) -> Result<Option<Object>, kube::Error> {
         of_kind!(key.kind, K => Ok(self.api::<K>(&key.namespace).get_opt(&key.name).await?.map(Object::from)))
+    }
+
+    /// Makes a Mutex that somebody asked for, unless it is there by now.
+    pub async fn create(&self, key: &Key) -> Result<(), kube::Error> {
+        let made = self.api::<Mutex>(&key.namespace).create(&PostParams::default(), &Mutex::new(&key.name, MutexSpec::default())).await;
+        match made {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Deletes this very object, unless something happened to it since.
+    pub async fn delete(&self, object: &Object) -> Result<(), kube::Error> {
+        let meta = object.meta();
+        let preconditions = Some(Preconditions { uid: meta.uid.clone(), resource_version: meta.resource_version.clone() });
+        let params = DeleteParams { preconditions, ..DeleteParams::default() };
+        let key = object.key();
+        starting::tolerate(of_kind!(key.kind, K => self.api::<K>(&key.namespace).delete(&key.name, &params).await.map(drop)))
     }
 
     /// The one write: replaces the status if the object is still at the revision that `object` was read at.

@@ -5,10 +5,13 @@ use tokio::time::{Duration, Instant};
 use tracing::{debug, info};
 
 use super::{
-    Context, ending,
+    Context,
+    ask::{self, At},
+    ending,
     events::Note,
     gather::{self, Gathered},
     object::{Key, NextStatus, Object},
+    outcomes, starting,
     store::WriteError,
     words,
     world::State,
@@ -20,7 +23,7 @@ use crate::{
         session::Place,
     },
     planted,
-    rules::{self, Decision, Evidence, Out, Primitive, Queued, Refusal, Refused, Who},
+    rules::{self, Decision, Evidence, Out, Passed, Primitive, Queued, Refusal, Refused, Settled, Who},
 };
 
 /// A changed number of waiters is written along with other changes, else this long after the last write.
@@ -58,9 +61,9 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
     // When the present `object` was asked for, if it is not from the picture.
     let mut read_at: Option<Instant> = None;
     for _ in 0..MOST_ATTEMPTS {
-        let mut gathered = gather(context, key, Some(&object)).await?;
-        prove(context, &mut gathered).await?;
         let now = context.clock.now();
+        let mut gathered = gather(context, key, Some(&object), now).await?;
+        prove(context, &mut gathered).await?;
         let decision = rules::decide(&object.primitive(), &gathered.facts, now);
         if unsure(&context.world.lock(), &decision, read_at) && !planted::bug("granted-from-cache") {
             read_at = Some(Instant::now());
@@ -78,9 +81,13 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
                 ending::lost(context, key, &written, &gathered.facts.evidence).await;
                 ending::strays(context, key, &written, &gathered.strays).await?;
                 ending::refused(context, key, &decision).await;
+                ending::overdue(context, key, &gathered.overdue).await?;
+                starting::go(context, key, Some(&written), &decision, &gathered).await?;
                 if settle(context, key, &object, &written, decision, &gathered, now) {
                     lift_finalizer(context, &written).await?;
                 }
+                outcomes::free(context, key).await?;
+                clean_up(context, key, &written, now).await?;
                 return Ok(());
             }
             Err(WriteError::Unknown(_)) if planted::bug("no-answer-is-success") => {
@@ -104,7 +111,8 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
 
 /// What was held when we read it may be over since: "yours" is said only if it was read after the Pod asked. And "never" only if it was read at all.
 fn unsure(state: &State, decision: &Decision, read_at: Option<Instant>) -> bool {
-    if read_at.is_none() && decision.refused.iter().any(|refusal| refusal.why == Refused::NotAllowed) {
+    let never = decision.refused.iter().any(|refusal| refusal.why == Refused::NotAllowed);
+    if read_at.is_none() && (never || !decision.passed.is_empty() || !decision.skipped.is_empty()) {
         return true;
     }
     let asked_before = |asker: &str, read: Instant| state.sessions.get(asker).is_none_or(|session| session.opened < read);
@@ -112,11 +120,11 @@ fn unsure(state: &State, decision: &Decision, read_at: Option<Instant>) -> bool 
 }
 
 /// The facts, after looking for the Jobs that were missing from the picture.
-async fn gather(context: &Context, key: &Key, object: Option<&Object>) -> Result<Gathered, TurnError> {
+async fn gather(context: &Context, key: &Key, object: Option<&Object>, time: Timestamp) -> Result<Gathered, TurnError> {
     let gather = |state: &mut State| {
         #[cfg(feature = "planted-bugs")]
         planted::trust_remote_time(state, context.clock.now());
-        gather::gather(state, key, object, Instant::now())
+        gather::gather(state, key, object, At { now: Instant::now(), time })
     };
     let gathered = gather(&mut context.world.lock());
     if gathered.unknown_jobs.is_empty() {
@@ -250,9 +258,16 @@ fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decisio
         for grant in &decision.granted {
             confirm(state, key, &grant.asker, grant.token);
         }
-        for passed in &decision.passed {
-            // Who only waits has no token.
-            confirm(state, key, &passed.asker, 0);
+        for Passed { asker, .. } in &decision.passed {
+            confirm(state, key, asker, 0);
+        }
+        for Settled { uid, .. } in &decision.settled {
+            state.settled.insert((uid.clone(), key.clone()));
+        }
+        for (asker, uid) in &gathered.arriving {
+            if ask::arrived(after, uid) {
+                confirm(state, key, asker, 0);
+            }
         }
         tell(context, state, key, Some(after), &decision, &gathered.impostors);
         set_alarms(state, key, &decision, gathered, now);
@@ -292,8 +307,11 @@ fn tell(context: &Context, state: &mut State, key: &Key, object: Option<&Object>
 
 /// There is no such primitive: whoever asks for it waits until there is one, or as long as its patience lasts.
 async fn missing(context: &Context, key: &Key) -> Result<(), TurnError> {
-    let gathered = gather(context, key, None).await?;
     let now = context.clock.now();
+    let gathered = gather(context, key, None, now).await?;
+    if gathered.create {
+        context.store.create(key).await?;
+    }
     let decision = rules::decide(&Primitive::missing(&key.namespace), &gathered.facts, now);
     if !decision.refused.is_empty()
         && let Some(object) = context.store.get(key).await?
@@ -302,6 +320,8 @@ async fn missing(context: &Context, key: &Key) -> Result<(), TurnError> {
         context.world.update(|state| state.put_object(object));
         return Ok(());
     }
+    starting::go(context, key, None, &decision, &gathered).await?;
+    outcomes::free(context, key).await?;
     context.world.update(|state| {
         tell(context, state, key, None, &decision, &gathered.impostors);
         set_alarms(state, key, &decision, &gathered, now);
@@ -314,16 +334,13 @@ fn confirm(state: &mut State, key: &Key, asker: &str, token: i64) {
     let Some(pod) = state.pods.get(asker).cloned() else { return };
     let Some(session) = state.sessions.get_mut(asker) else { return };
     session.confirmed.insert(key.clone(), token);
-    let tokens: Option<Vec<Token>> = pod
-        .holds()
-        .map(|(key, item)| (session.confirmed.get(&key).copied(), key, item.role.has_token()))
-        .filter(|(token, _, has_token)| *has_token || token.is_none())
-        .map(|(token, key, _)| token.map(|token| Token { target: key.seen_from(&pod.who.namespace), token }))
-        .collect();
-    match tokens {
-        Some(tokens) => session.tell(Place::Granted(tokens)),
-        None => state.dirty.extend(pod.holds().map(|(key, _)| key)),
+    if pod.steps().any(|(key, _)| !session.confirmed.contains_key(&key)) {
+        state.dirty.extend(pod.steps().map(|(key, _)| key));
+        return;
     }
+    let held = pod.holds().filter(|(_, item)| item.role.has_token());
+    let token = |key: &Key| session.confirmed.get(key).copied().unwrap_or_default();
+    session.tell(Place::Granted(held.map(|(key, _)| Token { target: key.seen_from(&pod.who.namespace), token: token(&key) }).collect()));
 }
 
 /// When the same primitive needs a turn although nothing happens to it.
@@ -333,6 +350,18 @@ fn set_alarms(state: &mut State, key: &Key, decision: &Decision, gathered: &Gath
     }
     if let Some(at) = gathered.again {
         state.alarm(key, at);
+    }
+}
+
+/// Deletes what has served its purpose for as long as its `ttl` says.
+async fn clean_up(context: &Context, key: &Key, object: &Object, now: Timestamp) -> Result<(), TurnError> {
+    match object.spent_at().filter(|_| !object.deleting()) {
+        Some(at) if now >= at => Ok(context.store.delete(object).await?),
+        Some(at) => {
+            context.world.lock().alarm(key, from_now(at, now));
+            Ok(())
+        }
+        None => Ok(()),
     }
 }
 

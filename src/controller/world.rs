@@ -12,8 +12,13 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     facts::{JobFacts, Outage, PodFacts},
     object::{Key, Object},
+    observe,
 };
-use crate::coordinator::session::{Place, Session};
+use crate::{
+    coordinator::session::{Place, Session},
+    plan::Kind,
+    rules::{Condition, Seen},
+};
 
 /// How long a Pod whose acquire step runs without a session keeps those behind it waiting: longer than an agent takes to come back.
 pub const EXPECTED_FOR: Duration = Duration::from_secs(15);
@@ -24,6 +29,8 @@ pub struct World {
     state: Mutex<State>,
     /// Wakes whoever starts turns.
     pub changed: Notify,
+    /// Wakes whoever follows the Jobs that Gates wait for.
+    pub gates_changed: Notify,
 }
 
 /// What is known. Times are local and monotonic: they measure how long *we* have seen something.
@@ -49,8 +56,18 @@ pub struct State {
     pub hinted: HashSet<(String, Key)>,
     /// Pods of holders that a live read proved to be gone: saves reading again.
     pub gone: HashSet<String>,
+    /// Ends and arrivals of which a primitive wants to hear no more.
+    pub settled: HashSet<(String, Key)>,
     /// Pods by the primitives that they name.
     pub pods_of: HashMap<Key, BTreeSet<String>>,
+    /// The Jobs that Gates wait for, by namespace and name, as far as they exist.
+    pub named_jobs: HashMap<(String, String), NamedJob>,
+    /// Gates that wait, by the primitives and the Jobs that their conditions name.
+    pub gates_on: HashMap<Named, BTreeSet<Key>>,
+    /// Jobs by the primitives that they name.
+    pub jobs_of: HashMap<Key, BTreeSet<String>>,
+    /// Whether Gates have begun or ceased to wait for something.
+    pub gates_moved: bool,
     /// Primitives that need a turn.
     pub dirty: BTreeSet<Key>,
     /// When primitives need a turn again even if nothing happens.
@@ -70,6 +87,24 @@ pub struct Quiet {
     pub looked: Option<Instant>,
 }
 
+/// What a condition of a Gate can name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Named {
+    /// A primitive.
+    Primitive(Key),
+    /// A Job, by namespace and name.
+    Job(String, String),
+}
+
+/// A Job that a Gate waits for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedJob {
+    /// Its UID.
+    pub uid: String,
+    /// What conditions see of it.
+    pub seen: Seen,
+}
+
 impl World {
     /// Looks at the picture, and perhaps changes it.
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -81,7 +116,11 @@ impl World {
         let mut state = self.lock();
         let result = change(&mut state);
         let wake = !state.dirty.is_empty();
+        let gates = std::mem::take(&mut state.gates_moved);
         drop(state);
+        if gates {
+            self.gates_changed.notify_one();
+        }
         if wake {
             self.changed.notify_one();
         }
@@ -95,6 +134,7 @@ impl State {
         let key = object.key();
         let stale = self.objects.get(&key).is_some_and(|known| known.revision() >= object.revision());
         if !stale {
+            self.watch_for_gates(&key, Some(&object));
             self.objects.insert(key.clone(), object);
             self.dirty.insert(key);
         }
@@ -103,6 +143,7 @@ impl State {
     /// A primitive is gone.
     pub fn remove_object(&mut self, key: &Key, uid: &str) {
         if self.objects.get(key).is_some_and(|known| known.uid() == uid) {
+            self.watch_for_gates(key, None);
             self.objects.remove(key);
             self.alarms.remove(key);
             self.quiet.remove(key);
@@ -110,12 +151,53 @@ impl State {
         }
     }
 
+    /// A primitive changes to this, or goes: the Gates that name it look again; and if it is a Gate itself, it may wait for something else from now on.
+    fn watch_for_gates(&mut self, key: &Key, next: Option<&Object>) {
+        let gates = self.gates_on.get(&Named::Primitive(key.clone())).into_iter().flatten().cloned();
+        self.dirty.extend(gates);
+        if key.kind != Kind::Gate {
+            return;
+        }
+        let names = |object: Option<&Object>| -> HashSet<Named> {
+            let conditions = object.map(observe::conditions).unwrap_or_default();
+            let named = |condition: Condition| match observe::key_of(&condition) {
+                Some(key) => Named::Primitive(key),
+                None => Named::Job(condition.namespace, condition.name),
+            };
+            conditions.into_iter().map(named).collect()
+        };
+        let (before, after) = (names(self.objects.get(key)), names(next));
+        for gone in before.difference(&after) {
+            if let Some(gates) = self.gates_on.get_mut(gone) {
+                gates.remove(key);
+                if gates.is_empty() {
+                    self.gates_on.remove(gone);
+                }
+            }
+        }
+        for new in after.difference(&before) {
+            self.gates_on.entry(new.clone()).or_default().insert(key.clone());
+        }
+        self.gates_moved |= before != after;
+    }
+
+    /// A Job that Gates wait for was seen, or there is none of that name.
+    pub fn put_named_job(&mut self, namespace: &str, name: &str, job: Option<NamedJob>) {
+        let key = (namespace.to_owned(), name.to_owned());
+        match job {
+            Some(job) => drop(self.named_jobs.insert(key, job)),
+            None => drop(self.named_jobs.remove(&key)),
+        }
+        let gates = self.gates_on.get(&Named::Job(namespace.to_owned(), name.to_owned())).into_iter().flatten().cloned();
+        self.dirty.extend(gates);
+    }
+
     /// A Pod was seen.
     pub fn put_pod(&mut self, pod: PodFacts) {
         if self.pods.get(pod.uid()) == Some(&pod) {
             return;
         }
-        for (key, _) in pod.holds() {
+        for (key, _) in pod.items() {
             self.pods_of.entry(key.clone()).or_default().insert(pod.uid().to_owned());
             self.dirty.insert(key);
         }
@@ -125,16 +207,12 @@ impl State {
     /// A Pod is not seen any more. That proves nothing yet: turns look for themselves.
     pub fn remove_pod(&mut self, uid: &str) {
         let Some(pod) = self.pods.remove(uid) else { return };
-        for (key, _) in pod.holds() {
-            if let Some(pods) = self.pods_of.get_mut(&key) {
-                pods.remove(uid);
-                if pods.is_empty() {
-                    self.pods_of.remove(&key);
-                }
-            }
+        for (key, _) in pod.items() {
+            forget(&mut self.pods_of, &key, uid);
+            self.settled.remove(&(uid.to_owned(), key.clone()));
             self.dirty.insert(key);
         }
-        for (key, _) in pod.holds() {
+        for (key, _) in pod.items() {
             self.hinted.remove(&(uid.to_owned(), key));
         }
         self.without_session.remove(uid);
@@ -146,16 +224,23 @@ impl State {
 
     /// A Job was seen.
     pub fn put_job(&mut self, job: JobFacts) {
-        if self.jobs.get(&job.who.uid) != Some(&job) {
-            self.dirty.extend(job.keys());
-            self.jobs.insert(job.who.uid.clone(), job);
+        if self.jobs.get(&job.who.uid) == Some(&job) {
+            return;
         }
+        for (key, _) in job.items() {
+            self.jobs_of.entry(key.clone()).or_default().insert(job.who.uid.clone());
+            self.dirty.insert(key);
+        }
+        self.jobs.insert(job.who.uid.clone(), job);
     }
 
     /// A Job is not seen any more.
     pub fn remove_job(&mut self, uid: &str) {
-        if let Some(job) = self.jobs.remove(uid) {
-            self.dirty.extend(job.keys());
+        let Some(job) = self.jobs.remove(uid) else { return };
+        for (key, _) in job.items() {
+            forget(&mut self.jobs_of, &key, uid);
+            self.settled.remove(&(uid.to_owned(), key.clone()));
+            self.dirty.insert(key);
         }
     }
 
@@ -172,7 +257,7 @@ impl State {
             (Some(outage), _) => drop(self.unreachable.insert(name.to_owned(), (outage, Instant::now()))),
         }
         let affected: Vec<Key> =
-            self.pods.values().filter(|pod| pod.node.as_deref() == Some(name)).flat_map(|pod| pod.holds().map(|(key, _)| key)).collect();
+            self.pods.values().filter(|pod| pod.node.as_deref() == Some(name)).flat_map(|pod| pod.items().map(|(key, _)| key)).collect();
         self.dirty.extend(affected);
     }
 
@@ -206,7 +291,7 @@ impl State {
         self.first_session.get_or_insert_with(Instant::now);
         self.without_session.remove(pod.uid());
         self.sessions.insert(pod.uid().to_owned(), session);
-        self.dirty.extend(pod.holds().map(|(key, _)| key));
+        self.dirty.extend(pod.items().map(|(key, _)| key));
     }
 
     /// A session ended.
@@ -215,7 +300,7 @@ impl State {
             self.sessions.remove(pod_uid);
             if let Some(pod) = self.pods.get(pod_uid) {
                 self.without_session.insert(pod_uid.to_owned(), Instant::now());
-                self.dirty.extend(pod.holds().map(|(key, _)| key));
+                self.dirty.extend(pod.items().map(|(key, _)| key));
             }
         }
     }
@@ -225,7 +310,7 @@ impl State {
         if !self.pods.contains_key(pod.uid()) {
             return;
         }
-        for (key, _) in pod.holds() {
+        for (key, _) in pod.items() {
             self.hinted.insert((pod.uid().to_owned(), key.clone()));
             self.dirty.insert(key);
         }
@@ -251,6 +336,15 @@ impl State {
             self.dirty.insert(key);
         }
         self.alarms.values().min().copied()
+    }
+}
+
+fn forget(index: &mut HashMap<Key, BTreeSet<String>>, key: &Key, uid: &str) {
+    if let Some(uids) = index.get_mut(key) {
+        uids.remove(uid);
+        if uids.is_empty() {
+            index.remove(key);
+        }
     }
 }
 

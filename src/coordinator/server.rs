@@ -162,8 +162,8 @@ impl Line {
                     return Some(Progress::Waiting { message });
                 }
                 Place::Granted(tokens) => {
-                    // The first of several may be long ago: it counts if it is held now.
-                    if tokens.len() > 1 && !self.context.verify(&self.pod).await.is_ok_and(|verified| verified.held) {
+                    // The first of several steps may be long ago: it counts if it is held now.
+                    if self.pod.steps().count() > 1 && !self.context.verify(&self.pod).await.is_ok_and(|verified| verified.held) {
                         return None;
                     }
                     if self.pod.plan.as_ref().is_some_and(|plan| plan.fencing) {

@@ -2,15 +2,11 @@
 
 use std::fmt;
 
-/// An enum whose variants are words of annotations.
-macro_rules! choice {
-    ($(#[$about:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $word:literal,)+ }) => {
-        $(#[$about])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name {
-            $($(#[$what])* $variant,)+
-        }
+pub use crate::api::Mode;
 
+/// The words of annotations for the variants of an enum.
+macro_rules! words {
+    ($name:ident { $($variant:ident = $word:literal,)+ }) => {
         impl $name {
             /// All words, in annotations and settings.
             pub const WORDS: &'static [&'static str] = &[$($word),+];
@@ -39,6 +35,19 @@ macro_rules! choice {
     };
 }
 
+/// An enum whose variants are words of annotations.
+macro_rules! choice {
+    ($(#[$about:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$what])* $variant,)+
+        }
+
+        words! { $name { $($variant = $word,)+ } }
+    };
+}
+
 choice! {
     /// What a wait does when its time is over.
     #[derive(Default)]
@@ -51,14 +60,9 @@ choice! {
     }
 }
 
-choice! {
-    /// How an RWMutex is held.
-    #[derive(Default)]
+words! {
     Mode {
-        /// Alone.
-        #[default]
         Write = "write",
-        /// Beside other readers.
         Read = "read",
     }
 }

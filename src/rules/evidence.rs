@@ -3,6 +3,7 @@
 //! Phase alone proves nothing here: it comes seconds after the containers ended, and garbage collection writes it for Pods whose node is silent.
 //! A SIGTERM to the sidecar proves nothing either. What counts are the container statuses, which only the node's kubelet writes.
 
+use jiff::Timestamp;
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{Container, ContainerState, ContainerStatus, Pod},
@@ -73,6 +74,44 @@ pub fn job_terminal(job: &Job) -> bool {
     conditions.iter().any(|condition| {
         matches!(condition.type_.as_str(), "Complete" | "SuccessCriteriaMet" | "Failed" | "FailureTarget") && condition.status == "True"
     })
+}
+
+/// How a Pod that has ended came out, and when: well if every app container exited with 0. `None` while one can still run, or where nobody will ever know.
+pub fn pod_outcome(pod: &Pod) -> Option<(bool, Timestamp)> {
+    if !pod_ended(pod) {
+        return None;
+    }
+    let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
+    let statuses = status.container_statuses.as_deref().unwrap_or_default();
+    let ends: Vec<_> = spec.containers.iter().filter_map(|container| state_of(statuses, &container.name)?.terminated.as_ref()).collect();
+    let at = ends.iter().filter_map(|end| end.finished_at.as_ref()).map(|time| time.0).max().unwrap_or_default();
+    if ends.len() < spec.containers.len() {
+        return (status.phase.as_deref() == Some("Failed")).then_some((false, at));
+    }
+    Some((ends.iter().all(|end| end.exit_code == 0), at))
+}
+
+/// Whether an app container of this Pod has ever started.
+pub fn pod_started(pod: &Pod) -> bool {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    statuses.iter().any(|status| {
+        let state = status.state.as_ref();
+        status.restart_count > 0 || state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    })
+}
+
+/// How a Job came out whose fate is decided, and when. One that konductor skipped has not succeeded at anything, nor failed.
+pub fn job_outcome(job: &Job) -> Option<(bool, Timestamp)> {
+    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let decided =
+        |types: [&str; 2]| conditions.iter().find(|condition| condition.status == "True" && types.contains(&condition.type_.as_str()));
+    let (succeeded, condition) = match (decided(["Complete", "SuccessCriteriaMet"]), decided(["Failed", "FailureTarget"])) {
+        (Some(condition), _) => (true, condition),
+        (None, Some(condition)) => (false, condition),
+        (None, None) => return None,
+    };
+    let at = condition.last_transition_time.as_ref().map(|time| time.0).unwrap_or_default();
+    (condition.reason.as_deref() != Some(names::SKIPPED)).then_some((succeeded, at))
 }
 
 fn state_of<'a>(statuses: &'a [ContainerStatus], name: &str) -> Option<&'a ContainerState> {

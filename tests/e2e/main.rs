@@ -13,5 +13,7 @@ mod limits;
 mod nodes;
 mod order;
 mod outages;
+mod primitives;
 mod scene;
 mod showing;
+mod strategies;

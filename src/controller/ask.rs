@@ -1,0 +1,240 @@
+//! What somebody asks for now: of all the steps of its plan, the first that it has not gone through yet. Those who ask are Pods whose acquire step runs, Pods
+//! that wait for a node, and Jobs that konductor suspended. Synchronous; it reads the picture and the clocks it is given.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    facts::{JobFacts, PodFacts},
+    gather::{Gathered, Unknown, sooner, token_of},
+    object::{Key, Object},
+    world::{EXPECTED_FOR, State},
+};
+use crate::{
+    api::{Holder, HolderKind},
+    plan::{Item, Kind, On, OnConflict, OnTimeout, Plan, Role},
+    rules::{Latch, Participant, Patience, PodRef, Presence, Record, Request, Waiter, Who, evidence::AcquireStep},
+};
+
+/// Who asks, and on whose behalf.
+struct Asker<'a> {
+    /// Its own UID, under which it is answered.
+    uid: &'a str,
+    plan: &'a Plan,
+    /// Who will hold.
+    who: Who,
+    /// Under a Job's hold: the Pod that wants to be let in.
+    pod: Option<PodRef>,
+    created: Timestamp,
+    /// From when its patience counts.
+    waits_from: Timestamp,
+    presence: Presence,
+    shared: bool,
+    /// Of a request that states none.
+    default_priority: i32,
+}
+
+/// Adds to the facts what a Pod asks of this primitive, if it is its turn to ask for it; says whether it is.
+pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts, at: At, gathered: &mut Gathered) -> bool {
+    let Some(plan) = pod.plan.clone().filter(|_| !pod.deleting && !pod.ended) else { return false };
+    let session = state.sessions.get(pod.uid()).map(|session| session.confirmed.clone());
+    let cut_off = pod.node.as_ref().is_some_and(|node| state.unreachable.contains_key(node));
+    let presence = match session {
+        // Its kubelet may start what comes next at any time, or never.
+        Some(_) if cut_off => Presence::Away,
+        Some(_) => Presence::Here,
+        None if pod.gated => Presence::Here,
+        None if pod.step != AcquireStep::Running => return false,
+        None => without_session(state, pod, at.now, gathered),
+    };
+    let found = {
+        let state = &*state;
+        let gone_through = |key: &Key, item: &Item| match &session {
+            Some(confirmed) => confirmed.contains_key(key),
+            None => state.objects.get(key).is_some_and(|object| match item.role {
+                Role::Arrive { .. } => arrived(object, pod.job.as_ref().map_or(pod.uid(), |job| &job.uid)),
+                _ => token_of(object, pod).is_some() || passed(object, item, pod.created, at.time),
+            }),
+        };
+        next_step(state, pod.steps(), &pod.who.namespace, gone_through)
+    };
+    let Some((next, item)) = found else {
+        if pod.gated {
+            gathered.ready.push(pod.who.clone());
+        }
+        return false;
+    };
+    if next != *key {
+        return false;
+    }
+    let (who, created, waits_from, shared) = match (&pod.job, object.and_then(|object| admitted_under(object, pod))) {
+        // It asks again for what it was granted.
+        (_, Some(job)) => (job, pod.created, pod.created, false),
+        (None, None) => (pod.who.clone(), pod.created, pod.created, false),
+        (Some(owner), None) => match state.jobs.get(&owner.uid) {
+            None => {
+                let namespace = pod.who.namespace.clone();
+                gathered.unknown_jobs.push(Unknown { namespace, name: owner.name.clone(), uid: owner.uid.clone() });
+                return false;
+            }
+            Some(job) if job.terminal || job.who.namespace != pod.who.namespace || !same_items(job.plan.as_deref(), &plan) => {
+                gathered.impostors.push(pod.uid().to_owned());
+                return false;
+            }
+            Some(job) => (job.who.clone(), job.created, job.started, job.shared),
+        },
+    };
+    let under_job = (who.kind == HolderKind::Job).then(|| pod.as_ref());
+    let default_priority = object.map_or(0, Object::default_priority);
+    let asker = Asker { uid: pod.uid(), plan: &plan, who, pod: under_job, created, waits_from, presence, shared, default_priority };
+    asker.ask(item, at.time, gathered);
+    true
+}
+
+/// Adds to the facts what a Job that konductor suspended asks of this primitive, if it is its turn to ask for it.
+pub fn job(state: &State, key: &Key, job: &JobFacts, at: At, gathered: &mut Gathered) {
+    let Some(plan) = job.plan.clone().filter(|_| job.held_back && !job.terminal && !job.deleting) else { return };
+    let gone_through = |key: &Key, item: &Item| {
+        state.objects.get(key).is_some_and(|object| match item.role {
+            Role::Arrive { .. } => arrived(object, &job.who.uid),
+            _ => holds(object, &job.who.uid) || passed(object, item, job.created, at.time),
+        })
+    };
+    match next_step(state, job.steps(), &job.who.namespace, gone_through) {
+        None => gathered.ready.push(job.who.clone()),
+        Some((next, item)) if next == *key => {
+            let asker = Asker {
+                uid: &job.who.uid,
+                plan: &plan,
+                who: job.who.clone(),
+                pod: None,
+                created: job.created,
+                waits_from: job.created,
+                presence: Presence::Here,
+                shared: job.shared,
+                default_priority: state.objects.get(key).map_or(0, Object::default_priority),
+            };
+            asker.ask(item, at.time, gathered);
+        }
+        Some(_) => {}
+    }
+}
+
+/// The two clocks, at one moment: ours, which measures intervals, and the API server's.
+#[derive(Clone, Copy, Debug)]
+pub struct At {
+    /// Ours.
+    pub now: Instant,
+    /// The API server's.
+    pub time: Timestamp,
+}
+
+impl At {
+    /// A moment of the API server's clock on ours; a little later, since that one is a lower bound.
+    pub fn moment(self, time: Timestamp) -> Instant {
+        let wait = Duration::try_from(time.duration_since(self.time)).unwrap_or_default();
+        self.now + wait + Duration::from_millis(20)
+    }
+}
+
+impl Asker<'_> {
+    fn ask(self, item: &Item, time: Timestamp, gathered: &mut Gathered) {
+        let Self { uid, plan, who, pod, created, waits_from, presence, shared, default_priority } = self;
+        let patience = match item.timeout {
+            _ if item.role.lasts() && plan.on_conflict == OnConflict::Skip => Patience::Now,
+            None => Patience::Forever,
+            Some(timeout) if timeout.is_zero() => Patience::Now,
+            Some(timeout) => waits_from.checked_add(timeout.as_std()).map_or(Patience::Forever, Patience::Until),
+        };
+        match item.role {
+            Role::Hold { .. } | Role::Execute { .. } | Role::Join => {
+                let mode = match item.role {
+                    Role::Hold { mode, .. } if item.target.kind == Kind::RwMutex => Some(mode),
+                    _ => None,
+                };
+                gathered.create |= matches!(item.role, Role::Hold { create: true, .. });
+                let permits = item.role.permits();
+                let priority = if item.role.priority() == 0 { default_priority } else { item.role.priority() };
+                gathered.facts.requests.push(Request { who, pod, permits, mode, priority, created, presence, patience, shared });
+            }
+            Role::Wait { on_timeout, arrive } => {
+                let (asker, namespace) = (uid.to_owned(), who.namespace.clone());
+                gathered.facts.waiters.push(Waiter { asker, namespace, patience, proceeds: on_timeout == OnTimeout::Proceed });
+                if arrive && presence == Presence::Here {
+                    gathered.facts.arrivals.push(Participant { who, at: time });
+                }
+            }
+            Role::Arrive { on: On::Start } if presence == Presence::Here => {
+                gathered.arriving.push((uid.to_owned(), who.uid.clone()));
+                gathered.facts.arrivals.push(Participant { who, at: time });
+            }
+            Role::Arrive { .. } => {}
+        }
+    }
+}
+
+/// The first step that is not gone through. But one that will never be allowed comes before all, so that nothing is taken from others for nothing.
+fn next_step<'a>(
+    state: &State,
+    steps: impl Iterator<Item = (Key, &'a Item)>,
+    namespace: &str,
+    gone_through: impl Fn(&Key, &Item) -> bool,
+) -> Option<(Key, &'a Item)> {
+    let left: Vec<_> = steps.filter(|(key, item)| !gone_through(key, item)).collect();
+    let forbidden = |key: &Key| state.objects.get(key).is_some_and(|object| !object.allows(namespace));
+    let next = left.iter().position(|(key, _)| forbidden(key)).unwrap_or(0);
+    left.into_iter().nth(next)
+}
+
+/// Whether what is asked for is the same: a Pod's own plan may leave out what only its Job can do.
+fn same_items(job: Option<&Plan>, pod: &Plan) -> bool {
+    job.is_some_and(|job| job.items == pod.items)
+}
+
+/// A Pod whose acquire step runs and has no session.
+fn without_session(state: &mut State, pod: &PodFacts, now: Instant, gathered: &mut Gathered) -> Presence {
+    let since = *state.without_session.entry(pod.uid().to_owned()).or_insert(now);
+    // Before the first agent has come, the way to us may be closed for all of them, and nobody waits for this one in vain.
+    let until = state.first_session.map(|first| since.max(first) + EXPECTED_FOR);
+    if until.is_some_and(|until| now >= until) {
+        return Presence::Away;
+    }
+    until.into_iter().for_each(|until| sooner(&mut gathered.again, until));
+    Presence::Expected
+}
+
+/// Whether somebody who waits for this may go on, as far as the picture says.
+fn passed(object: &Object, item: &Item, created: Timestamp, time: Timestamp) -> bool {
+    let Role::Wait { on_timeout, .. } = item.role else { return false };
+    let over = || item.timeout.and_then(|timeout| created.checked_add(timeout.as_std()).ok()).is_some_and(|end| time >= end);
+    let open = match object.record() {
+        Record::Barrier(barrier) => barrier.state == Latch::Open,
+        Record::Gate(gate) => gate.state == Latch::Open,
+        Record::Once(once) => once.executed.is_some(),
+        Record::WaitGroup(group) => group.done_at.is_some(),
+        Record::Grants | Record::Missing => false,
+    };
+    open || on_timeout == OnTimeout::Proceed && over()
+}
+
+/// Whether this UID has arrived at a Barrier, or is late.
+pub fn arrived(object: &Object, uid: &str) -> bool {
+    match object.record() {
+        Record::Barrier(barrier) => barrier.state != Latch::Shut || barrier.arrivals.iter().any(|arrival| arrival.who.uid == uid),
+        _ => false,
+    }
+}
+
+/// Whether this UID is among the holders.
+pub fn holds(object: &Object, uid: &str) -> bool {
+    object.holders().iter().any(|holder| holder.uid == uid)
+}
+
+/// The Job under whose hold a Pod was let in. The Pod itself may not say it any more: `kubectl delete job --cascade=orphan` takes its owner away.
+fn admitted_under(object: &Object, pod: &PodFacts) -> Option<Who> {
+    let holder = object.holders().iter().find(|holder| holder.pods.iter().any(|admitted| admitted.uid == pod.uid()))?;
+    let Holder { kind, namespace, name, uid, .. } = holder.clone();
+    Some(Who { kind, namespace, name, uid })
+}

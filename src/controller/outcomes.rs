@@ -1,0 +1,111 @@
+//! How Jobs and Pods end is counted even if they vanish at once: those whose end somebody counts carry the finalizer `konductor.io/outcome` until it is on
+//! record. This takes it away.
+
+use std::fmt::Debug;
+
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::{
+    Api, Resource,
+    api::{Patch, PatchParams},
+    core::NamespaceResourceScope,
+};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tracing::debug;
+
+use super::{
+    Context, ask,
+    facts::Outcome,
+    object::{Key, Object},
+    starting::{here, tolerate},
+};
+use crate::{
+    api::{HolderKind, names},
+    plan::{On, Role},
+    rules::Who,
+};
+
+/// Somebody who has ended and still carries the finalizer.
+struct Debtor {
+    who: Who,
+    outcome: Option<Outcome>,
+    /// Whether it is being deleted.
+    deleting: bool,
+    /// Whether it can have no outcome any more: a Job that is deleted before it is over would keep its Pods running for as long as it stays.
+    void: bool,
+    owed: Vec<(Key, Role)>,
+}
+
+/// Frees those who name this primitive, have ended, and owe nothing any more.
+pub async fn free(context: &Context, key: &Key) -> Result<(), kube::Error> {
+    for debtor in debtors(context, key) {
+        if !debtor.void && !paid(context, &debtor).await? {
+            continue;
+        }
+        debug!(who = %debtor.who, "its end is on record");
+        match debtor.who.kind {
+            HolderKind::Pod => lift::<Pod>(context, &debtor.who).await?,
+            HolderKind::Job => lift::<Job>(context, &debtor.who).await?,
+            HolderKind::Claim => {}
+        }
+    }
+    Ok(())
+}
+
+fn debtors(context: &Context, key: &Key) -> Vec<Debtor> {
+    let state = context.world.lock();
+    let owed = |items: &mut dyn Iterator<Item = (Key, Role)>| -> Vec<(Key, Role)> {
+        items.filter(|(_, role)| matches!(role, Role::Arrive { on: On::Success } | Role::Execute { .. } | Role::Join)).collect()
+    };
+    let jobs = state.jobs_of.get(key).into_iter().flatten().filter_map(|uid| state.jobs.get(uid));
+    let jobs = jobs.filter(|job| job.owes && (job.terminal || job.deleting)).map(|job| Debtor {
+        who: job.who.clone(),
+        outcome: job.outcome,
+        deleting: job.deleting,
+        void: !job.terminal,
+        owed: owed(&mut job.items().map(|(key, item)| (key, item.role))),
+    });
+    let pods = state.pods_of.get(key).into_iter().flatten().filter_map(|uid| state.pods.get(uid));
+    let pods = pods.filter(|pod| pod.owes && (pod.ended || pod.deleting && pod.node.is_none())).map(|pod| Debtor {
+        who: pod.who.clone(),
+        outcome: pod.outcome,
+        deleting: pod.deleting,
+        void: !pod.ended,
+        owed: owed(&mut pod.items().map(|(key, item)| (key, item.role))),
+    });
+    jobs.chain(pods).collect()
+}
+
+/// Whether all that it owes is on record, by live reads.
+async fn paid(context: &Context, debtor: &Debtor) -> Result<bool, kube::Error> {
+    for (key, role) in &debtor.owed {
+        let settled = context.world.lock().settled.contains(&(debtor.who.uid.clone(), key.clone()));
+        if !settled && !on_record(debtor, *role, context.store.get(key).await?.as_ref()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn on_record(debtor: &Debtor, role: Role, object: Option<&Object>) -> bool {
+    let Who { uid, namespace, .. } = &debtor.who;
+    match (role, object) {
+        (Role::Arrive { .. }, _) if !debtor.outcome.is_some_and(|outcome| outcome.succeeded) => true,
+        // It may still be made; but who is deleted does not wait for that.
+        (Role::Arrive { .. }, None) => debtor.deleting,
+        (Role::Arrive { .. }, Some(object)) => ask::arrived(object, uid) || !object.allows(namespace),
+        (_, object) => !object.is_some_and(|object| ask::holds(object, uid)),
+    }
+}
+
+async fn lift<K>(context: &Context, who: &Who) -> Result<(), kube::Error>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + Debug,
+{
+    let api = Api::<K>::namespaced(context.client.clone(), &who.namespace);
+    let Some(live) = api.get_opt(&who.name).await?.filter(|live| live.meta().uid.as_deref() == Some(&who.uid)) else { return Ok(()) };
+    let meta = live.meta();
+    let others: Vec<&String> = meta.finalizers.iter().flatten().filter(|finalizer| *finalizer != names::OUTCOME_FINALIZER).collect();
+    let metadata = here(meta, Some(("finalizers", json!(others))));
+    tolerate(api.patch(&who.name, &PatchParams::default(), &Patch::Merge(json!({ "metadata": metadata }))).await)
+}

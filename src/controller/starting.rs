@@ -1,0 +1,177 @@
+//! Those who wait without a session: Pods behind a scheduling gate, and Jobs that konductor suspended. What a session would be told is done to them here: let
+//! them start, skip them, or end them. Each write rests on a live read of the same object, and the acquire step of their Pods asks once more.
+
+use k8s_openapi::{
+    api::{batch::v1::Job, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::{Map, Value, json};
+use tracing::info;
+
+use super::{
+    Context, ask,
+    events::Note,
+    facts::{JobFacts, PodFacts},
+    gather::Gathered,
+    object::{Key, Object},
+    words,
+};
+use crate::{
+    api::{HolderKind, names},
+    coordinator::session::Place,
+    plan::OnConflict,
+    rules::{Decision, Refusal, Refused, Who},
+};
+
+/// Reason of the conditions of a Job that never started because its wait failed.
+const WAIT_FAILED: &str = "KonductorWaitFailed";
+
+/// Starts who has gone through all steps, and skips or ends who will not.
+pub async fn go(
+    context: &Context,
+    key: &Key,
+    object: Option<&Object>,
+    decision: &Decision,
+    gathered: &Gathered,
+) -> Result<(), kube::Error> {
+    for who in &gathered.ready {
+        start(context, who).await?;
+    }
+    for uid in &decision.skipped {
+        if let Some(job) = held_back(context, uid) {
+            let text = format!("{} has been executed: there is nothing left to do", key.seen_from(&job.who.namespace));
+            finish(context, &job, true, &text).await?;
+        }
+    }
+    for Refusal { asker, why } in &decision.refused {
+        if let Some(job) = held_back(context, asker) {
+            let skip = *why == Refused::NotFree && job.plan.as_ref().is_some_and(|plan| plan.on_conflict == OnConflict::Skip);
+            let Place::Refused { message, .. } = words::refused(key, object, *why, &job.who.namespace) else { continue };
+            finish(context, &job, skip, &message).await?;
+        }
+        let gated = context.world.lock().pods.get(asker).filter(|pod| pod.gated && !pod.deleting).cloned();
+        if let Some(pod) = gated {
+            // Its acquire step asks again, is refused likewise, and so the Pod fails as every other one does.
+            lift_gate(context, &pod).await?;
+        }
+    }
+    Ok(())
+}
+
+fn held_back(context: &Context, uid: &str) -> Option<JobFacts> {
+    context.world.lock().jobs.get(uid).filter(|job| job.held_back && !job.terminal).cloned()
+}
+
+async fn start(context: &Context, who: &Who) -> Result<(), kube::Error> {
+    match who.kind {
+        HolderKind::Pod => {
+            let pod = context.world.lock().pods.get(&who.uid).cloned();
+            match pod {
+                Some(pod) if context.verify(&pod).await?.held => lift_gate(context, &pod).await,
+                _ => Ok(()),
+            }
+        }
+        HolderKind::Job => {
+            let job = held_back(context, &who.uid);
+            match job {
+                Some(job) if has_all(context, &job).await? => resume(context, &job).await,
+                _ => Ok(()),
+            }
+        }
+        HolderKind::Claim => Ok(()),
+    }
+}
+
+/// Whether a Job holds all that lasts while it runs, by live reads.
+async fn has_all(context: &Context, job: &JobFacts) -> Result<bool, kube::Error> {
+    for (key, _) in job.items().filter(|(_, item)| item.role.lasts()) {
+        if !context.store.get(&key).await?.is_some_and(|object| ask::holds(&object, &job.who.uid)) {
+            context.world.update(|state| state.dirty.insert(key));
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+async fn lift_gate(context: &Context, pod: &PodFacts) -> Result<(), kube::Error> {
+    let api = Api::<Pod>::namespaced(context.client.clone(), &pod.who.namespace);
+    let Some(live) = api.get_opt(&pod.who.name).await?.filter(|live| live.metadata.uid.as_deref() == Some(pod.uid())) else {
+        return Ok(());
+    };
+    let gates: Vec<_> = live
+        .spec
+        .iter()
+        .flat_map(|spec| spec.scheduling_gates.iter().flatten())
+        .filter(|gate| gate.name != names::SCHEDULING_GATE)
+        .collect();
+    let patch = json!({ "metadata": here(&live.metadata, None), "spec": { "schedulingGates": gates } });
+    info!(pod = %pod.who, "may be scheduled");
+    tolerate(api.patch(&pod.who.name, &PatchParams::default(), &Patch::Merge(patch)).await)
+}
+
+async fn resume(context: &Context, job: &JobFacts) -> Result<(), kube::Error> {
+    let Some(live) = live(context, job).await? else { return Ok(()) };
+    let metadata = here(&live.metadata, Some(("annotations", json!({ names::SUSPENDED: null }))));
+    let patch = json!({ "metadata": metadata, "spec": { "suspend": false } });
+    info!(job = %job.who, "may start");
+    let api = Api::<Job>::namespaced(context.client.clone(), &job.who.namespace);
+    tolerate(api.patch(&job.who.name, &PatchParams::default(), &Patch::Merge(patch)).await)
+}
+
+/// Ends a Job that never started: as Complete where there is nothing left to do for it, else as Failed. It makes no Pod, and `kubectl wait` sees it.
+async fn finish(context: &Context, job: &JobFacts, complete: bool, text: &str) -> Result<(), kube::Error> {
+    let Some(live) = live(context, job).await? else { return Ok(()) };
+    let now = context.clock.now().to_string();
+    let (reason, types) =
+        if complete { (names::SKIPPED, ["SuccessCriteriaMet", "Complete"]) } else { (WAIT_FAILED, ["FailureTarget", "Failed"]) };
+    let mut conditions: Vec<Value> = live
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten())
+        .filter_map(|condition| serde_json::to_value(condition).ok())
+        .collect();
+    conditions.extend(types.map(|kind| {
+        json!({ "type": kind, "status": "True", "reason": reason, "message": text, "lastTransitionTime": now, "lastProbeTime": now })
+    }));
+    let status = json!({ "conditions": conditions, "startTime": now, "completionTime": complete.then_some(&now) });
+    let patch = json!({ "metadata": here(&live.metadata, None), "status": status });
+    info!(job = %job.who, reason, text, "will not start");
+    let note = if complete { Note::normal("Skipped", text.to_owned()) } else { Note::warning("WaitFailed", text.to_owned()) };
+    let api = Api::<Job>::namespaced(context.client.clone(), &job.who.namespace);
+    tolerate(api.patch_status(&job.who.name, &PatchParams::default(), &Patch::Merge(patch)).await)?;
+    context.events.publish_who(&job.who, note.clone());
+    let cron_job =
+        live.metadata.owner_references.into_iter().flatten().find(|owner| owner.controller == Some(true) && owner.kind == "CronJob");
+    if let Some(owner) = cron_job {
+        context.events.publish_owner(&job.who, &owner, note);
+    }
+    Ok(())
+}
+
+/// The Job as it is now, if konductor still holds it back.
+async fn live(context: &Context, job: &JobFacts) -> Result<Option<Job>, kube::Error> {
+    let api = Api::<Job>::namespaced(context.client.clone(), &job.who.namespace);
+    let live = api.get_opt(&job.who.name).await?.filter(|live| live.metadata.uid.as_deref() == Some(&job.who.uid));
+    Ok(live.filter(|live| {
+        let facts = JobFacts::of(live);
+        facts.held_back && !facts.terminal && !facts.deleting
+    }))
+}
+
+/// The metadata of a patch that applies to this revision of this object, and no other.
+pub fn here(meta: &ObjectMeta, changed: Option<(&str, Value)>) -> Value {
+    let same = [("uid", json!(meta.uid)), ("resourceVersion", json!(meta.resource_version))];
+    same.into_iter().chain(changed).map(|(field, value)| (field.to_owned(), value)).collect::<Map<_, _>>().into()
+}
+
+/// What changed in between is seen to in the next turn, which its change brings about.
+pub fn tolerate<T>(written: Result<T, kube::Error>) -> Result<(), kube::Error> {
+    match written {
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        other => other.map(drop),
+    }
+}
