@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{Holder, HolderKind},
-    plan::{Item, Kind, On, OnConflict, OnTimeout, Plan, Role},
+    plan::{Item, Kind, On, OnConflict, OnTimeout, Plan, Role, Strategy},
     rules::{Latch, Participant, Patience, PodRef, Presence, Record, Request, Waiter, Who, evidence::AcquireStep},
 };
 
@@ -28,8 +28,10 @@ struct Asker<'a> {
     /// Under a Job's hold: the Pod that wants to be let in.
     pod: Option<PodRef>,
     created: Timestamp,
-    /// From when its patience counts.
-    waits_from: Timestamp,
+    /// From when its patience for what it holds counts, and that for what it only waits for.
+    patient_from: (Timestamp, Timestamp),
+    /// Whether there is what it asks for.
+    exists: bool,
     presence: Presence,
     shared: bool,
     /// Of a request that states none.
@@ -53,10 +55,14 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
         let state = &*state;
         let gone_through = |key: &Key, item: &Item| match &session {
             Some(confirmed) => confirmed.contains_key(key),
-            None => state.objects.get(key).is_some_and(|object| match item.role {
-                Role::Arrive { .. } => arrived(object, pod.job.as_ref().map_or(pod.uid(), |job| &job.uid)),
-                _ => token_of(object, pod).is_some() || passed(object, item, pod.created, at.time),
-            }),
+            None => {
+                let object = state.objects.get(key);
+                match item.role {
+                    Role::Arrive { .. } => object.is_some_and(|object| arrived(object, pod.job.as_ref().map_or(pod.uid(), |job| &job.uid))),
+                    Role::Wait { .. } => passed(object, item, pod.created, at.time),
+                    _ => object.is_some_and(|object| token_of(object, pod).is_some()),
+                }
+            }
         };
         next_step(state, pod.steps(), &pod.who.namespace, gone_through)
     };
@@ -69,10 +75,10 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
     if next != *key {
         return false;
     }
-    let (who, created, waits_from, shared) = match (&pod.job, object.and_then(|object| admitted_under(object, pod))) {
+    let (who, created, patient_from, shared) = match (&pod.job, object.and_then(|object| admitted_under(object, pod))) {
         // It asks again for what it was granted.
-        (_, Some(job)) => (job, pod.created, pod.created, false),
-        (None, None) => (pod.who.clone(), pod.created, pod.created, false),
+        (_, Some(job)) => (job, pod.created, (pod.created, pod.created), false),
+        (None, None) => (pod.who.clone(), pod.created, (pod.created, pod.created), false),
         (Some(owner), None) => match state.jobs.get(&owner.uid) {
             None => {
                 let namespace = pod.who.namespace.clone();
@@ -83,12 +89,18 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
                 gathered.impostors.push(pod.uid().to_owned());
                 return false;
             }
-            Some(job) => (job.who.clone(), job.created, job.started, job.shared),
+            Some(job) => {
+                // It has waited as a whole already.
+                let waited = if plan.strategy == Some(Strategy::Suspend) { job.created } else { job.started };
+                (job.who.clone(), job.created, (job.started, waited), job.shared)
+            }
         },
     };
     let under_job = (who.kind == HolderKind::Job).then(|| pod.as_ref());
     let default_priority = object.map_or(0, Object::default_priority);
-    let asker = Asker { uid: pod.uid(), plan: &plan, who, pod: under_job, created, waits_from, presence, shared, default_priority };
+    let exists = object.is_some();
+    let asker =
+        Asker { uid: pod.uid(), plan: &plan, who, pod: under_job, created, patient_from, exists, presence, shared, default_priority };
     asker.ask(item, at.time, gathered);
     true
 }
@@ -97,10 +109,12 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
 pub fn job(state: &State, key: &Key, job: &JobFacts, at: At, gathered: &mut Gathered) {
     let Some(plan) = job.plan.clone().filter(|_| job.held_back && !job.terminal && !job.deleting) else { return };
     let gone_through = |key: &Key, item: &Item| {
-        state.objects.get(key).is_some_and(|object| match item.role {
-            Role::Arrive { .. } => arrived(object, &job.who.uid),
-            _ => holds(object, &job.who.uid) || passed(object, item, job.created, at.time),
-        })
+        let object = state.objects.get(key);
+        match item.role {
+            Role::Arrive { .. } => object.is_some_and(|object| arrived(object, &job.who.uid)),
+            Role::Wait { .. } => passed(object, item, job.created, at.time),
+            _ => object.is_some_and(|object| holds(object, &job.who.uid)),
+        }
     };
     match next_step(state, job.steps(), &job.who.namespace, gone_through) {
         None => gathered.ready.push(job.who.clone()),
@@ -111,7 +125,8 @@ pub fn job(state: &State, key: &Key, job: &JobFacts, at: At, gathered: &mut Gath
                 who: job.who.clone(),
                 pod: None,
                 created: job.created,
-                waits_from: job.created,
+                patient_from: (job.created, job.created),
+                exists: state.objects.contains_key(key),
                 presence: Presence::Here,
                 shared: job.shared,
                 default_priority: state.objects.get(key).map_or(0, Object::default_priority),
@@ -141,12 +156,20 @@ impl At {
 
 impl Asker<'_> {
     fn ask(self, item: &Item, time: Timestamp, gathered: &mut Gathered) {
-        let Self { uid, plan, who, pod, created, waits_from, presence, shared, default_priority } = self;
+        let Self { uid, plan, who, pod, created, patient_from, exists, presence, shared, default_priority } = self;
+        let from = if item.role.lasts() { patient_from.0 } else { patient_from.1 };
         let patience = match item.timeout {
-            _ if item.role.lasts() && plan.on_conflict == OnConflict::Skip => Patience::Now,
+            // What does not exist yet is not taken: skipping on a mistyped name would look like success.
+            _ if item.role.has_token() && plan.on_conflict == OnConflict::Skip => {
+                if exists {
+                    Patience::Now
+                } else {
+                    Patience::Forever
+                }
+            }
             None => Patience::Forever,
             Some(timeout) if timeout.is_zero() => Patience::Now,
-            Some(timeout) => waits_from.checked_add(timeout.as_std()).map_or(Patience::Forever, Patience::Until),
+            Some(timeout) => from.checked_add(timeout.as_std()).map_or(Patience::Forever, Patience::Until),
         };
         match item.role {
             Role::Hold { .. } | Role::Execute { .. } | Role::Join => {
@@ -206,17 +229,17 @@ fn without_session(state: &mut State, pod: &PodFacts, now: Instant, gathered: &m
 }
 
 /// Whether somebody who waits for this may go on, as far as the picture says.
-fn passed(object: &Object, item: &Item, created: Timestamp, time: Timestamp) -> bool {
+fn passed(object: Option<&Object>, item: &Item, created: Timestamp, time: Timestamp) -> bool {
     let Role::Wait { on_timeout, .. } = item.role else { return false };
     let over = || item.timeout.and_then(|timeout| created.checked_add(timeout.as_std()).ok()).is_some_and(|end| time >= end);
-    let open = match object.record() {
-        Record::Barrier(barrier) => barrier.state == Latch::Open,
-        Record::Gate(gate) => gate.state == Latch::Open,
-        Record::Once(once) => once.executed.is_some(),
-        Record::WaitGroup(group) => group.done_at.is_some(),
-        Record::Grants | Record::Missing => false,
+    let latch = match object.map(Object::record) {
+        Some(Record::Barrier(barrier)) => barrier.state,
+        Some(Record::Gate(gate)) => gate.state,
+        Some(Record::Once(once)) if once.executed.is_some() => Latch::Open,
+        Some(Record::WaitGroup(group)) if group.done_at.is_some() => Latch::Open,
+        _ => Latch::Shut,
     };
-    open || on_timeout == OnTimeout::Proceed && over()
+    latch == Latch::Open || on_timeout == OnTimeout::Proceed && (latch == Latch::Failed || over())
 }
 
 /// Whether this UID has arrived at a Barrier, or is late.

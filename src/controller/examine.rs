@@ -71,7 +71,7 @@ fn limits(state: &State, object: &Object, holder: &Holder, at: At, gathered: &mu
         HolderKind::Claim => return,
     };
     let Some(plan) = plan else { return };
-    let names = |item: &&Item| key_of(item, namespace) == object.key() && item.role.has_token();
+    let names = |item: &&Item| key_of(item, namespace) == object.key() && item.role.lasts();
     if !plan.holds().any(|item| names(&item)) {
         return;
     }

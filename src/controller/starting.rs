@@ -49,7 +49,9 @@ pub async fn go(
     }
     for Refusal { asker, why } in &decision.refused {
         if let Some(job) = held_back(context, asker) {
-            let skip = *why == Refused::NotFree && job.plan.as_ref().is_some_and(|plan| plan.on_conflict == OnConflict::Skip);
+            let skips = job.plan.as_ref().is_some_and(|plan| plan.on_conflict == OnConflict::Skip);
+            let held = job.items().any(|(named, item)| named == *key && item.role.has_token());
+            let skip = *why == Refused::NotFree && skips && held;
             let Place::Refused { message, .. } = words::refused(key, object, *why, &job.who.namespace) else { continue };
             finish(context, &job, skip, &message).await?;
         }

@@ -22,8 +22,9 @@ use crate::{
         protocol::{Reason, Token},
         session::Place,
     },
+    plan::Kind,
     planted,
-    rules::{self, Decision, Evidence, Out, Passed, Primitive, Queued, Refusal, Refused, Settled, Who},
+    rules::{self, Decision, Evidence, Out, Passed, Primitive, Queued, Refusal, Refused, Settled, Who, Why},
 };
 
 /// A changed number of waiters is written along with other changes, else this long after the last write.
@@ -242,7 +243,10 @@ fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decisio
     log(key, &decision);
     for release in &decision.released {
         let holder = holder_text(&release.holder);
-        let note = if release.lost {
+        let unknown = key.kind == Kind::Once && release.outcome.is_none();
+        let note = if unknown && !release.lost {
+            Note::warning("OutcomeUnknown", format!("{holder} has ended and nobody knows how: the turn passes to the next"))
+        } else if release.lost {
             Note::warning("HoldLost", format!("taken from {holder}: its node has been unreachable for longer than the ttl"))
         } else {
             Note::normal("Released", format!("released by {holder}"))
@@ -289,19 +293,28 @@ fn tell(context: &Context, state: &mut State, key: &Key, object: Option<&Object>
         let message = "denied: the Job of this Pod is over, or its annotations differ from the Pod's".to_owned();
         state.tell(impostor, Place::Refused { reason: Reason::Denied, message });
     }
-    let State { pods, sessions, .. } = state;
+    let State { pods, jobs, sessions, announced, .. } = state;
     let holders = words::Holders::of(object);
     for (index, Queued { asker, why }) in decision.queue.iter().enumerate() {
-        let (Some(pod), Some(session)) = (pods.get(asker), sessions.get_mut(asker)) else { continue };
-        let text = words::waiting(key, object, &holders, *why, (index + 1, decision.queue.len()), &pod.who.namespace);
-        if session.is_news(key, object.is_some()) {
-            let note = match object {
-                Some(_) => Note::normal("Waiting", text.clone()),
-                None => Note::warning("Waiting", text.clone()),
-            };
-            context.events.publish_pod(pod, note.about_primitive(key));
+        let Some(who) = pods.get(asker).map(|pod| &pod.who).or_else(|| jobs.get(asker).map(|job| &job.who)) else { continue };
+        let text = words::waiting(key, object, &holders, *why, (index + 1, decision.queue.len()), &who.namespace);
+        let news = match sessions.get_mut(asker) {
+            Some(session) => {
+                session.tell(Place::Waiting(text.clone()));
+                session.is_news(key, object.is_some())
+            }
+            // Its agent is about to come, or come back, and asks then.
+            None if pods.get(asker).is_some_and(|pod| !pod.gated) => false,
+            None => {
+                let now = (key.clone(), object.is_some());
+                announced.insert(asker.clone(), now.clone()) != Some(now)
+            }
+        };
+        if news {
+            let calm = object.is_some() && *why != Why::TooWide;
+            let note = if calm { Note::normal("Waiting", text) } else { Note::warning("Waiting", text) };
+            context.events.publish_who(who, note.about_primitive(key));
         }
-        session.tell(Place::Waiting(text));
     }
 }
 
@@ -323,6 +336,9 @@ async fn missing(context: &Context, key: &Key) -> Result<(), TurnError> {
     starting::go(context, key, None, &decision, &gathered).await?;
     outcomes::free(context, key).await?;
     context.world.update(|state| {
+        for Passed { asker, .. } in &decision.passed {
+            confirm(state, key, asker, 0);
+        }
         tell(context, state, key, None, &decision, &gathered.impostors);
         set_alarms(state, key, &decision, &gathered, now);
     });

@@ -47,7 +47,8 @@ pub fn refused(key: &Key, object: Option<&Object>, why: Refused, namespace: &str
     };
     let (reason, message) = match why {
         Refused::TimedOut => (Reason::TimedOut, format!("timed out waiting for {name}{how}")),
-        Refused::NotFree => (Reason::TimedOut, format!("timeout=0s says not to wait for {name}{how}")),
+        Refused::NotFree if object.is_none() => (Reason::TimedOut, format!("{name} does not exist, and this one does not wait")),
+        Refused::NotFree => (Reason::TimedOut, format!("{name} is not free, and this one does not wait{how}")),
         Refused::NotAllowed => {
             (Reason::Denied, format!("denied: {name} does not list this Pod's namespace, {namespace}, in spec.allowedNamespaces"))
         }
@@ -136,7 +137,7 @@ mod tests {
             place => panic!("{place:?}"),
         };
         assert_eq!(message(Some(&object), Refused::TimedOut, "shop"), "timed out waiting for mutex/db; held by job/a");
-        assert_eq!(message(None, Refused::NotFree, "shop"), "timeout=0s says not to wait for mutex/db, which does not exist");
+        assert_eq!(message(None, Refused::NotFree, "shop"), "mutex/db does not exist, and this one does not wait");
         assert!(message(Some(&object), Refused::NotAllowed, "bank").contains("mutex/shop/db does not list this Pod's namespace, bank"));
     }
 

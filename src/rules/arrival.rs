@@ -11,7 +11,9 @@ pub(super) fn count(turn: &mut Turn<'_>) {
     let deadline = barrier.deadline(&turn.decision.round);
     // Kubernetes tells times of Jobs and Pods to the second.
     let in_time = |arrival: &Participant| {
-        arrival.at.as_second() >= turn.decision.round.began.as_second() && deadline.is_none_or(|deadline| arrival.at <= deadline)
+        // People apply files in any order: the first round counts who was done before the Barrier was made.
+        let this_round = turn.decision.round.number == 0 || arrival.at.as_second() >= turn.decision.round.began.as_second();
+        this_round && deadline.is_none_or(|deadline| arrival.at <= deadline)
     };
     let before = (barrier.arrivals.len(), barrier.state);
     let mut arrivals: Vec<&Participant> = turn.facts.arrivals.iter().collect();
