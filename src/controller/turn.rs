@@ -286,7 +286,11 @@ fn tell(context: &Context, state: &mut State, key: &Key, object: Option<&Object>
     let State { pods, sessions, .. } = state;
     for Refusal { asker, why } in &decision.refused {
         if let (Some(pod), Some(session)) = (pods.get(asker), sessions.get(asker)) {
-            session.tell(words::refused(key, object, *why, &pod.who.namespace));
+            let place = words::refused(key, object, *why, &pod.who.namespace);
+            if let Place::Refused { message, .. } = &place {
+                context.events.publish_pod(pod, Note::warning("Refused", message.clone()).about_primitive(key));
+            }
+            session.tell(place);
         }
     }
     for impostor in impostors {

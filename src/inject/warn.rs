@@ -21,7 +21,9 @@ pub(super) fn pod(pod: &Value, plan: &Plan, subject: Subject) -> Vec<String> {
         warnings
             .push("konductor: activeDeadlineSeconds of the Pod also ticks while it waits; `;timeout=` limits the waiting alone".to_owned());
     }
-    let impatient = plan.holds().any(|item| item.timeout.is_some());
+    // One whose controller makes another is deleted, and so gives back what it has.
+    let bare = subject == Subject::Pod && list(pod, &["metadata", "ownerReferences"]).is_empty();
+    let impatient = bare && plan.holds().any(|item| item.timeout.is_some());
     if in_pod && plan.holds().count() > 1 && impatient && text(pod, &["spec", "restartPolicy"]) != Some("Never") {
         warnings.push(
             "konductor: a Pod that times out on one of several holds keeps those it has for as long as its init containers are restarted; set restartPolicy: Never"
@@ -95,13 +97,24 @@ fn failure_policy(spec: &Value) -> Option<String> {
     })
 }
 
-/// A rolling update that starts the new Pod before it ends the old one: the new one waits for what the old one holds alone.
-pub(super) fn rolling_update(kind: &str, spec: &Value, plan: &Plan) -> Option<String> {
-    let alone = |item: &&Item| match item.role {
+/// What only one holds at a time.
+fn held_alone(plan: &Plan) -> Option<&Item> {
+    plan.holds().find(|item| match item.role {
         Role::Hold { mode, .. } => item.target.kind != Kind::Semaphore && mode == Mode::Write,
         _ => false,
-    };
-    let held = plan.holds().find(alone)?;
+    })
+}
+
+/// More replicas than can run at the same time.
+pub(super) fn replicas(spec: &Value, plan: &Plan) -> Option<String> {
+    let count = at(spec, &["replicas"]).and_then(Value::as_i64).filter(|count| *count > 1)?;
+    let held = held_alone(plan)?;
+    Some(format!("konductor: {count} replicas share {}, which one holds at a time: the others wait until it ends", held.target))
+}
+
+/// A rolling update that starts the new Pod before it ends the old one: the new one waits for what the old one holds alone.
+pub(super) fn rolling_update(kind: &str, spec: &Value, plan: &Plan) -> Option<String> {
+    let held = held_alone(plan)?;
     let field = if kind == "Deployment" { "strategy" } else { "updateStrategy" };
     if !["Deployment", "DaemonSet"].contains(&kind) || [Some("Recreate"), Some("OnDelete")].contains(&text(spec, &[field, "type"])) {
         return None;

@@ -40,6 +40,7 @@ pub fn validate(request: &Request<'_>) -> Result<Vec<String>, Refusal> {
         warnings.extend(warn::pod(template, &plan, subject));
         let spec = at(object, &["spec"]).unwrap_or(&Value::Null);
         warnings.extend(warn::rolling_update(kind, spec, &plan));
+        warnings.extend(warn::replicas(spec, &plan));
         warnings.extend(warn::one_after_the_other(kind, spec, &plan));
         let job = if kind == "CronJob" { at(spec, &["jobTemplate", "spec"]) } else { Some(spec).filter(|_| batch) };
         warnings.extend(job.map(|job| warn::job_of_holders(job, &plan)).unwrap_or_default());

@@ -144,6 +144,13 @@ impl Found {
         if !value.contains(',') {
             return self.item(key, value, verb, Some(kind));
         }
+        // `api,permits=2`: what stands behind the comma belongs behind the item.
+        let options = value.split(',').skip(1).all(|part| KEYS.iter().any(|entry| part.trim().starts_with(&format!("{}=", entry.word))));
+        if options {
+            let right = value.split(',').map(str::trim).collect::<Vec<_>>().join(";");
+            self.mistakes.push(Mistake::new(key, value, "separates a key from its item by a comma").near(Some(right)));
+            return;
+        }
         let items: Vec<String> = value.split(',').map(|item| format!("{kind}/{}", item.trim())).collect();
         let list = ANNOTATIONS.iter().any(|annotation| matches!(annotation.meaning, Meaning::List(other) if other == verb));
         let right = format!("{USER_PREFIX}{}: {}", verb.word(), items.join(", "));
@@ -161,6 +168,11 @@ impl Found {
         let mut given = Vec::new();
         let mut seen: Vec<&str> = Vec::new();
         for part in parts {
+            if part.split_once('/').is_some_and(|(word, _)| Kind::ALL.iter().any(|kind| kind.word() == word)) {
+                // Its own keys come next: they are no mistakes of this item.
+                self.mistakes.push(Mistake::new(key, part, "is an item of its own; items are separated by commas"));
+                break;
+            }
             let (word, value) = part.split_once('=').map_or((part, None), |(word, value)| (word.trim(), Some(value.trim())));
             if seen.contains(&word) && !word.is_empty() {
                 self.mistakes.push(Mistake::new(key, part, format!("gives {word} a second time")));
@@ -191,7 +203,7 @@ fn option(
 ) -> Result<&'static Key, Box<Mistake>> {
     let refuse = |problem: String| Err(Box::new(Mistake::new(key, part, problem)));
     if word.is_empty() {
-        return refuse("is no key=value".to_owned());
+        return refuse("has a `;` with nothing behind it".to_owned());
     }
     let Some(entry) = KEYS.iter().find(|entry| entry.word == word) else {
         let right = nearest(word, KEYS.iter().map(|entry| entry.word)).map(|near| match value {

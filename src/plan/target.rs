@@ -26,7 +26,11 @@ pub(super) fn kind<'a>(key: &str, text: &'a str, verb: Verb, known: Option<Kind>
         }
         (Some(kind), _) => (kind, text),
         (None, None) => {
-            let right = of(text).is_none().then(|| format!("{example}/{text}"));
+            let right = match text.split_once(':').map(|(word, name)| (of(word.trim()), name.trim())) {
+                Some((Some(kind), name)) => Some(right(kind, name, verb)),
+                Some((None, _)) => None,
+                None => of(text).is_none().then(|| format!("{example}/{text}")),
+            };
             return refuse("has no kind; write kind/name or kind/namespace/name".to_owned(), right);
         }
         (None, Some((_, Some(kind), rest))) => (kind, rest),
@@ -62,7 +66,8 @@ pub(super) fn target(key: &str, text: &str, kind: Kind, path: &str) -> Result<Ta
     let refuse = |problem: String, right: Option<String>| Err(Box::new(Mistake::new(key, text, problem).near(right)));
     let (namespace, name) = match path.split_once('/') {
         Some((_, name)) if name.contains('/') => {
-            return refuse("has too many slashes; write kind/name or kind/namespace/name".to_owned(), None);
+            let form = if path == text { "name or namespace/name" } else { "kind/name or kind/namespace/name" };
+            return refuse(format!("has too many slashes; write {form}"), None);
         }
         Some((namespace, name)) => (Some(namespace), name),
         None => (None, path),

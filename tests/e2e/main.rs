@@ -6,6 +6,7 @@
 mod admission;
 mod app;
 mod ends;
+mod examples;
 mod https;
 mod identity;
 mod jobs;
