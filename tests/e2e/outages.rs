@@ -346,6 +346,35 @@ async fn no_request_fails_when_the_secret_is_deleted() {
     changing_certificates_disturbs_nobody(&scene, || drop(scene.run_in_system(&["delete", "secret", "konductor-certs"]))).await;
 }
 
+/// Each of them vanishes as soon as it may.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_succeeds_while_konductor_is_away_is_counted() {
+    let scene = Scene::open_alone("ends_while_away").await;
+    until_serving(&scene).await;
+    let kinds = [("Barrier", "{expected: 1}", "arrive: barrier"), ("Once", "{}", "once: "), ("WaitGroup", "{}", "done: waitgroup")];
+    for (kind, spec, annotation) in kinds {
+        let name = kind.to_lowercase();
+        scene.apply(&format!("apiVersion: konductor.io/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"));
+        let annotation = format!("konductor.io/{}{}{name}", annotation, if annotation.ends_with(' ') { "" } else { "/" });
+        scene.apply(&scene.app(&name).job_field("ttlSecondsAfterFinished", json!(0)).as_job(&annotation));
+        scene.until_beating(&name).await;
+    }
+    let away = Away::take(&scene).await;
+    for (kind, _, _) in kinds {
+        scene.end(&kind.to_lowercase(), "0");
+    }
+    scene.until_jobs_complete(3).await;
+    drop(away);
+    for (object, path, value) in [
+        ("barrier/barrier", "{.status.phase}", "Open"),
+        ("once/once", "{.status.phase}", "Executed"),
+        ("waitgroup/waitgroup", "{.status.phase}", "Done"),
+    ] {
+        scene.until(&format!("{object} is {value}"), async || scene.run(&["get", object, "-o", &format!("jsonpath={path}")]) == value).await;
+    }
+    scene.until("the Jobs are gone", async || scene.jobs().list(&Default::default()).await.unwrap().items.is_empty()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_under_load_keeps_every_hold_and_loses_nobody() {
     let scene = Scene::open_alone("rollout").await;

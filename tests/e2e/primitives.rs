@@ -242,3 +242,32 @@ async fn a_gate_follows_primitives_and_says_when_it_waits_for_itself() {
     until_field(&scene, "gt/behind", ".status.phase", "Open").await;
     assert_eq!(field(&scene, "gt/one", ".status.phase"), "Waiting");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_has_a_priority_for_those_that_state_none_and_a_barrier_a_quorum() {
+    let scene = Scene::open("priority_and_quorum").await;
+    make(&scene, "Lease", "main", "{priority: 3}");
+    scene.apply(&scene.app("holder").as_pod("konductor.io/lease: main"));
+    scene.until_beating("holder").await;
+    for (name, priority) in [("stated", ";priority=1"), ("unstated", "")] {
+        scene.apply(&scene.app(name).seconds(1).as_pod(&format!("konductor.io/lease: main{priority}")));
+        scene.until_waiting(name).await;
+    }
+    scene.end("holder", "0");
+    scene.until_succeeded("stated").await;
+    in_order(&scene, &["unstated".to_owned()], &["stated".to_owned()]);
+    make(&scene, "Barrier", "most", "{expected: 3, quorum: 2}");
+    for name in ["a", "b"] {
+        scene.apply(&scene.app(name).seconds(1).as_job("konductor.io/arrive: barrier/most"));
+    }
+    until_field(&scene, "bar/most", ".status.phase", "Open").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_once_with_a_ttl_is_cleaned_up() {
+    let scene = Scene::open("once_ttl").await;
+    make(&scene, "Once", "now-and-then", "{ttl: 5s}");
+    scene.apply(&scene.app("job").seconds(1).as_job("konductor.io/once: now-and-then"));
+    scene.until_jobs_complete(1).await;
+    scene.until("it is deleted", async || field(&scene, "onc/now-and-then", ".metadata.name").is_empty()).await;
+}
