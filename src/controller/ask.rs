@@ -72,6 +72,9 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
         }
         return false;
     };
+    if session.is_none() {
+        moved_on(state, pod.uid(), &next, key);
+    }
     if next != *key {
         return false;
     }
@@ -106,17 +109,24 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
 }
 
 /// Adds to the facts what a Job that konductor suspended asks of this primitive, if it is its turn to ask for it.
-pub fn job(state: &State, key: &Key, job: &JobFacts, at: At, gathered: &mut Gathered) {
+pub fn job(state: &mut State, key: &Key, job: &JobFacts, at: At, gathered: &mut Gathered) {
     let Some(plan) = job.plan.clone().filter(|_| job.held_back && !job.terminal && !job.deleting) else { return };
-    let gone_through = |key: &Key, item: &Item| {
-        let object = state.objects.get(key);
-        match item.role {
-            Role::Arrive { .. } => object.is_some_and(|object| arrived(object, &job.who.uid)),
-            Role::Wait { .. } => passed(object, item, job.created, at.time),
-            _ => object.is_some_and(|object| holds(object, &job.who.uid)),
-        }
+    let found = {
+        let state = &*state;
+        let gone_through = |key: &Key, item: &Item| {
+            let object = state.objects.get(key);
+            match item.role {
+                Role::Arrive { .. } => object.is_some_and(|object| arrived(object, &job.who.uid)),
+                Role::Wait { .. } => passed(object, item, job.created, at.time),
+                _ => object.is_some_and(|object| holds(object, &job.who.uid)),
+            }
+        };
+        next_step(state, job.steps(), &job.who.namespace, gone_through)
     };
-    match next_step(state, job.steps(), &job.who.namespace, gone_through) {
+    if let Some((next, _)) = &found {
+        moved_on(state, &job.who.uid, next, key);
+    }
+    match found {
         None => gathered.ready.push(job.who.clone()),
         Some((next, item)) if next == *key => {
             let asker = Asker {
@@ -209,6 +219,14 @@ fn next_step<'a>(
     let forbidden = |key: &Key| state.objects.get(key).is_some_and(|object| !object.allows(namespace));
     let next = left.iter().position(|(key, _)| forbidden(key)).unwrap_or(0);
     left.into_iter().nth(next)
+}
+
+/// Whoever has no session is noticed only where it asks: where that is has a turn when it changes, and only then, or two who ask in turns would keep each
+/// other's going for ever.
+fn moved_on(state: &mut State, uid: &str, next: &Key, here: &Key) {
+    if state.asks.insert(uid.to_owned(), next.clone()).as_ref() != Some(next) && next != here {
+        state.dirty.insert(next.clone());
+    }
 }
 
 /// Whether what is asked for is the same: a Pod's own plan may leave out what only its Job can do.

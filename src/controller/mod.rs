@@ -220,16 +220,30 @@ impl Context {
         let mut tokens = Vec::new();
         for (key, _) in pod.holds() {
             let object = self.store.get(&key).await?;
-            match object.and_then(|object| gather::token_of(&object, pod)) {
+            match object.as_ref().and_then(|object| gather::token_of(object, pod)) {
                 Some(token) => tokens.push(Token { target: key.seen_from(&pod.who.namespace), token }),
                 None => {
                     let message = Some(format!("this Pod does not hold {}", key.seen_from(&pod.who.namespace)));
-                    self.world.update(|state| state.dirty.insert(key));
+                    self.seen_live(&key, object);
                     return Ok(Verified { held: false, tokens: Vec::new(), message });
                 }
             }
         }
         Ok(Verified { held: true, tokens, message: None })
+    }
+
+    /// A live read says something else than the picture: the picture follows, or it would be asked again at once, and again.
+    fn seen_live(&self, key: &Key, live: Option<object::Object>) {
+        self.world.update(|state| {
+            match live {
+                Some(live) => state.put_object(live),
+                None => {
+                    let known = state.objects.get(key).map(|known| known.uid().to_owned());
+                    known.into_iter().for_each(|uid| state.remove_object(key, &uid));
+                }
+            }
+            state.dirty.insert(key.clone());
+        });
     }
 
     /// A Pod says that it ended; that is a reason to look, and no more.

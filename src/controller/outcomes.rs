@@ -17,7 +17,7 @@ use super::{
     Context, ask,
     facts::Outcome,
     object::{Key, Object},
-    starting::{here, tolerate},
+    starting::{here, written},
 };
 use crate::{
     api::{HolderKind, names},
@@ -39,7 +39,9 @@ struct Debtor {
 /// Frees those who name this primitive, have ended, and owe nothing any more.
 pub async fn free(context: &Context, key: &Key) -> Result<(), kube::Error> {
     for debtor in debtors(context, key) {
-        if !debtor.void && !paid(context, &debtor).await? {
+        // Where it is recorded, it is freed: others need not look again at each of their turns.
+        let concerns = debtor.void || debtor.owed.is_empty() || debtor.owed.iter().any(|(owed, _)| owed == key);
+        if !concerns || !debtor.void && !paid(context, &debtor).await? {
             continue;
         }
         debug!(who = %debtor.who, "its end is on record");
@@ -107,5 +109,5 @@ where
     let meta = live.meta();
     let others: Vec<&String> = meta.finalizers.iter().flatten().filter(|finalizer| *finalizer != names::OUTCOME_FINALIZER).collect();
     let metadata = here(meta, Some(("finalizers", json!(others))));
-    tolerate(api.patch(&who.name, &PatchParams::default(), &Patch::Merge(json!({ "metadata": metadata }))).await)
+    written(api.patch(&who.name, &PatchParams::default(), &Patch::Merge(json!({ "metadata": metadata }))).await)
 }

@@ -38,13 +38,15 @@ pub async fn go(
     decision: &Decision,
     gathered: &Gathered,
 ) -> Result<(), kube::Error> {
+    // One that somebody's policy keeps from starting keeps no other.
+    let mut done = Vec::new();
     for who in &gathered.ready {
-        start(context, who).await?;
+        done.push(start(context, who).await);
     }
     for uid in &decision.skipped {
         if let Some(job) = held_back(context, uid) {
             let text = format!("{} has been executed: there is nothing left to do", key.seen_from(&job.who.namespace));
-            finish(context, &job, true, &text).await?;
+            done.push(finish(context, &job, true, &text).await);
         }
     }
     for Refusal { asker, why } in &decision.refused {
@@ -52,16 +54,23 @@ pub async fn go(
             let skips = job.plan.as_ref().is_some_and(|plan| plan.on_conflict == OnConflict::Skip);
             let held = job.items().any(|(named, item)| named == *key && item.role.has_token());
             let skip = *why == Refused::NotFree && skips && held;
+            // Nobody has it, and still it is not free, as when it is paused: that is no reason to leave a run out.
+            if skip && object.is_none_or(|object| object.holders().is_empty()) {
+                continue;
+            }
             let Place::Refused { message, .. } = words::refused(key, object, *why, &job.who.namespace) else { continue };
-            finish(context, &job, skip, &message).await?;
-        }
-        let gated = context.world.lock().pods.get(asker).filter(|pod| pod.gated && !pod.deleting).cloned();
-        if let Some(pod) = gated {
-            // Its acquire step asks again, is refused likewise, and so the Pod fails as every other one does.
-            lift_gate(context, &pod).await?;
+            done.push(finish(context, &job, skip, &message).await);
         }
     }
-    Ok(())
+    let refused = decision.refused.iter().map(|refusal| &refusal.asker);
+    for uid in refused.chain(&gathered.impostors) {
+        let gated = context.world.lock().pods.get(uid).filter(|pod| pod.gated && !pod.deleting).cloned();
+        if let Some(pod) = gated {
+            // Its acquire step asks again, is refused likewise, and so the Pod fails as every other one does.
+            done.push(lift_gate(context, &pod).await);
+        }
+    }
+    done.into_iter().collect()
 }
 
 fn held_back(context: &Context, uid: &str) -> Option<JobFacts> {
@@ -91,8 +100,9 @@ async fn start(context: &Context, who: &Who) -> Result<(), kube::Error> {
 /// Whether a Job holds all that lasts while it runs, by live reads.
 async fn has_all(context: &Context, job: &JobFacts) -> Result<bool, kube::Error> {
     for (key, _) in job.items().filter(|(_, item)| item.role.lasts()) {
-        if !context.store.get(&key).await?.is_some_and(|object| ask::holds(&object, &job.who.uid)) {
-            context.world.update(|state| state.dirty.insert(key));
+        let live = context.store.get(&key).await?;
+        if !live.as_ref().is_some_and(|object| ask::holds(object, &job.who.uid)) {
+            context.seen_live(&key, live);
             return Ok(false);
         }
     }
@@ -112,7 +122,7 @@ async fn lift_gate(context: &Context, pod: &PodFacts) -> Result<(), kube::Error>
         .collect();
     let patch = json!({ "metadata": here(&live.metadata, None), "spec": { "schedulingGates": gates } });
     info!(pod = %pod.who, "may be scheduled");
-    tolerate(api.patch(&pod.who.name, &PatchParams::default(), &Patch::Merge(patch)).await)
+    written(api.patch(&pod.who.name, &PatchParams::default(), &Patch::Merge(patch)).await)
 }
 
 async fn resume(context: &Context, job: &JobFacts) -> Result<(), kube::Error> {
@@ -121,7 +131,7 @@ async fn resume(context: &Context, job: &JobFacts) -> Result<(), kube::Error> {
     let patch = json!({ "metadata": metadata, "spec": { "suspend": false } });
     info!(job = %job.who, "may start");
     let api = Api::<Job>::namespaced(context.client.clone(), &job.who.namespace);
-    tolerate(api.patch(&job.who.name, &PatchParams::default(), &Patch::Merge(patch)).await)
+    written(api.patch(&job.who.name, &PatchParams::default(), &Patch::Merge(patch)).await)
 }
 
 /// Ends a Job that never started: as Complete where there is nothing left to do for it, else as Failed. It makes no Pod, and `kubectl wait` sees it.
@@ -144,7 +154,7 @@ async fn finish(context: &Context, job: &JobFacts, complete: bool, text: &str) -
     info!(job = %job.who, reason, text, "will not start");
     let note = if complete { Note::normal("Skipped", text.to_owned()) } else { Note::warning("WaitFailed", text.to_owned()) };
     let api = Api::<Job>::namespaced(context.client.clone(), &job.who.namespace);
-    tolerate(api.patch_status(&job.who.name, &PatchParams::default(), &Patch::Merge(patch)).await)?;
+    written(api.patch_status(&job.who.name, &PatchParams::default(), &Patch::Merge(patch)).await)?;
     context.events.publish_who(&job.who, note.clone());
     let cron_job =
         live.metadata.owner_references.into_iter().flatten().find(|owner| owner.controller == Some(true) && owner.kind == "CronJob");
@@ -170,10 +180,18 @@ pub fn here(meta: &ObjectMeta, changed: Option<(&str, Value)>) -> Value {
     same.into_iter().chain(changed).map(|(field, value)| (field.to_owned(), value)).collect::<Map<_, _>>().into()
 }
 
-/// What changed in between is seen to in the next turn, which its change brings about.
+/// What is gone by now, or is not what was meant, needs nothing more.
 pub fn tolerate<T>(written: Result<T, kube::Error>) -> Result<(), kube::Error> {
     match written {
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// A conflict is an error: what was written in between may be nothing that brings another turn about.
+pub fn written<T>(written: Result<T, kube::Error>) -> Result<(), kube::Error> {
+    match written {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => other.map(drop),
     }
 }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use tokio::time::{Duration, Instant};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     Context,
@@ -24,7 +24,7 @@ use crate::{
     },
     plan::Kind,
     planted,
-    rules::{self, Decision, Evidence, Out, Passed, Primitive, Queued, Refusal, Refused, Settled, Who, Why},
+    rules::{self, Decision, Evidence, Out, Passed, Primitive, Queued, Refusal, Refused, Settled, Settlement, Who, Why},
 };
 
 /// A changed number of waiters is written along with other changes, else this long after the last write.
@@ -65,7 +65,8 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
         let now = context.clock.now();
         let mut gathered = gather(context, key, Some(&object), now).await?;
         prove(context, &mut gathered).await?;
-        let decision = rules::decide(&object.primitive(), &gathered.facts, now);
+        let mut decision = rules::decide(&object.primitive(), &gathered.facts, now);
+        refuse_arrivals(&mut decision, &gathered);
         if unsure(&context.world.lock(), &decision, read_at) && !planted::bug("granted-from-cache") {
             read_at = Some(Instant::now());
             object = match context.store.get(key).await? {
@@ -80,19 +81,21 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
         match write(context, key, &object, &decision, now).await {
             Ok(written) => {
                 ending::lost(context, key, &written, &gathered.facts.evidence).await;
-                ending::strays(context, key, &written, &gathered.strays).await?;
+                // First of all everybody is told: what is done to others below may be refused by somebody's policy, again and again.
+                let free = settle(context, key, &object, &written, &decision, &gathered, now);
                 ending::refused(context, key, &decision).await;
-                ending::overdue(context, key, &gathered.overdue).await?;
-                starting::go(context, key, Some(&written), &decision, &gathered).await?;
-                if settle(context, key, &object, &written, decision, &gathered, now) {
-                    lift_finalizer(context, &written).await?;
-                }
-                outcomes::free(context, key).await?;
-                clean_up(context, key, &written, now).await?;
-                return Ok(());
+                let done = [
+                    ending::strays(context, key, &written, &gathered.strays).await,
+                    ending::overdue(context, key, &gathered.overdue).await.map_err(TurnError::from),
+                    starting::go(context, key, Some(&written), &decision, &gathered).await.map_err(TurnError::from),
+                    outcomes::free(context, key).await.map_err(TurnError::from),
+                    clean_up(context, key, &written, now).await,
+                    if free { lift_finalizer(context, &written).await } else { Ok(()) },
+                ];
+                return done.into_iter().collect();
             }
             Err(WriteError::Unknown(_)) if planted::bug("no-answer-is-success") => {
-                settle(context, key, &object, &object, decision, &gathered, now);
+                settle(context, key, &object, &object, &decision, &gathered, now);
                 return Ok(());
             }
             Err(WriteError::Refused(error)) => return Err(WriteError::Refused(error).into()),
@@ -113,11 +116,23 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
 /// What was held when we read it may be over since: "yours" is said only if it was read after the Pod asked. And "never" only if it was read at all.
 fn unsure(state: &State, decision: &Decision, read_at: Option<Instant>) -> bool {
     let never = decision.refused.iter().any(|refusal| refusal.why == Refused::NotAllowed);
-    if read_at.is_none() && (never || !decision.passed.is_empty() || !decision.skipped.is_empty()) {
+    let lost = decision.settled.iter().any(|settled| settled.how != Settlement::Counted);
+    // A Job that is skipped or failed stays so.
+    let final_for_a_job = decision.refused.iter().any(|refusal| state.jobs.contains_key(&refusal.asker));
+    if read_at.is_none() && (never || lost || final_for_a_job || !decision.passed.is_empty() || !decision.skipped.is_empty()) {
         return true;
     }
     let asked_before = |asker: &str, read: Instant| state.sessions.get(asker).is_none_or(|session| session.opened < read);
     decision.granted.iter().any(|grant| !grant.new && !read_at.is_some_and(|read| asked_before(&grant.asker, read)))
+}
+
+/// Who may not arrive is told so, as those are who may not wait.
+fn refuse_arrivals(decision: &mut Decision, gathered: &Gathered) {
+    for (asker, uid) in &gathered.arriving {
+        if decision.settled.iter().any(|settled| settled.uid == *uid && settled.how == Settlement::NotAllowed) {
+            decision.refused.push(Refusal { asker: asker.clone(), why: Refused::NotAllowed });
+        }
+    }
 }
 
 /// The facts, after looking for the Jobs that were missing from the picture.
@@ -171,7 +186,7 @@ async fn prove(context: &Context, gathered: &mut Gathered) -> Result<(), TurnErr
                     }
                     state.gone.insert(uid.clone());
                 }
-                Evidence::JobOver { uid } => state.remove_job(uid),
+                Evidence::JobOver { uid } if state.jobs.get(uid).is_some_and(|job| !job.rests()) => state.remove_job(uid),
                 _ => {}
             }
         }
@@ -239,8 +254,8 @@ fn gone(context: &Context, key: &Key) -> Result<(), TurnError> {
 }
 
 /// Tells everybody what the turn means for them, and sets the alarms for the next one. Says whether the finalizer may go now.
-fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decision: Decision, gathered: &Gathered, now: Timestamp) -> bool {
-    log(key, &decision);
+fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decision: &Decision, gathered: &Gathered, now: Timestamp) -> bool {
+    log(key, decision);
     for release in &decision.released {
         let holder = holder_text(&release.holder);
         let unknown = key.kind == Kind::Once && release.outcome.is_none();
@@ -273,11 +288,11 @@ fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decisio
                 confirm(state, key, asker, 0);
             }
         }
-        tell(context, state, key, Some(after), &decision, &gathered.impostors);
-        set_alarms(state, key, &decision, gathered, now);
-        watch_finalizer(state, key, after, &decision, now);
+        tell(context, state, key, Some(after), decision, &gathered.impostors);
+        set_alarms(state, key, decision, gathered, now);
+        watch_finalizer(state, key, after, decision, now);
         forget_gone(state, before, after);
-        idle(state, key, after, &decision, now)
+        idle(state, key, after, decision, now)
     })
 }
 
@@ -296,6 +311,10 @@ fn tell(context: &Context, state: &mut State, key: &Key, object: Option<&Object>
     for impostor in impostors {
         let message = "denied: the Job of this Pod is over, or its annotations differ from the Pod's".to_owned();
         state.tell(impostor, Place::Refused { reason: Reason::Denied, message });
+    }
+    for asker in &decision.skipped {
+        let message = format!("{}/{} has been executed: there is nothing left to do", key.kind, key.name);
+        state.tell(asker, Place::Refused { reason: Reason::Denied, message });
     }
     let State { pods, jobs, sessions, announced, .. } = state;
     let holders = words::Holders::of(object);
@@ -326,8 +345,11 @@ fn tell(context: &Context, state: &mut State, key: &Key, object: Option<&Object>
 async fn missing(context: &Context, key: &Key) -> Result<(), TurnError> {
     let now = context.clock.now();
     let gathered = gather(context, key, None, now).await?;
-    if gathered.create {
-        context.store.create(key).await?;
+    if gathered.create
+        && let Err(error) = context.store.create(key).await
+    {
+        warn!(%key, %error, "could not be made");
+        context.world.lock().alarm(key, Instant::now() + WAITING_EVERY);
     }
     let decision = rules::decide(&Primitive::missing(&key.namespace), &gathered.facts, now);
     if !decision.refused.is_empty()
@@ -337,8 +359,6 @@ async fn missing(context: &Context, key: &Key) -> Result<(), TurnError> {
         context.world.update(|state| state.put_object(object));
         return Ok(());
     }
-    starting::go(context, key, None, &decision, &gathered).await?;
-    outcomes::free(context, key).await?;
     context.world.update(|state| {
         for Passed { asker, .. } in &decision.passed {
             confirm(state, key, asker, 0);
@@ -346,7 +366,9 @@ async fn missing(context: &Context, key: &Key) -> Result<(), TurnError> {
         tell(context, state, key, None, &decision, &gathered.impostors);
         set_alarms(state, key, &decision, &gathered, now);
     });
-    Ok(())
+    let started = starting::go(context, key, None, &decision, &gathered).await;
+    outcomes::free(context, key).await?;
+    Ok(started?)
 }
 
 /// Adds a confirmed hold to a session; when it has all that its Pod asks for, the Pod may go.

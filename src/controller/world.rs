@@ -58,6 +58,8 @@ pub struct State {
     pub gone: HashSet<String>,
     /// What those who wait without a session were last said to wait for, in an Event, and whether that existed.
     pub announced: HashMap<String, (Key, bool)>,
+    /// What those who wait without a session ask for now.
+    pub asks: HashMap<String, Key>,
     /// Ends and arrivals of which a primitive wants to hear no more.
     pub settled: HashSet<(String, Key)>,
     /// Pods by the primitives that they name.
@@ -219,6 +221,7 @@ impl State {
         }
         self.without_session.remove(uid);
         self.announced.remove(uid);
+        self.asks.remove(uid);
         let node = pod.node.as_ref().filter(|node| self.unreachable.get(*node).is_some_and(|(outage, _)| *outage == Outage::Removed));
         if let Some(node) = node.filter(|node| !self.pods.values().any(|pod| pod.node.as_ref() == Some(node))) {
             self.unreachable.remove(node);
@@ -241,6 +244,7 @@ impl State {
     pub fn remove_job(&mut self, uid: &str) {
         let Some(job) = self.jobs.remove(uid) else { return };
         self.announced.remove(uid);
+        self.asks.remove(uid);
         for (key, _) in job.items() {
             forget(&mut self.jobs_of, &key, uid);
             self.settled.remove(&(uid.to_owned(), key.clone()));

@@ -63,12 +63,13 @@ async fn batch_limit() {
     let scene = Scene::open("batch_limit").await;
     applied(&scene, "batch-limit");
     let mut most = 0;
-    scene.until("all are complete", async || {
-        let pods = scene.pods().list(&ListParams::default()).await.unwrap();
-        most = most.max(pods.items.iter().filter(|pod| !konductor::rules::evidence::pod_ended(pod)).count());
-        scene.jobs_with("Complete").await == 30
-    })
-    .await;
+    scene
+        .until("all are complete", async || {
+            let pods = scene.pods().list(&ListParams::default()).await.unwrap();
+            most = most.max(pods.items.iter().filter(|pod| !konductor::rules::evidence::pod_ended(pod)).count());
+            scene.jobs_with("Complete").await == 30
+        })
+        .await;
     assert!(most <= 10, "{most} Pods at once");
 }
 

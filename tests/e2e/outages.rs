@@ -370,7 +370,9 @@ async fn what_succeeds_while_konductor_is_away_is_counted() {
         ("once/once", "{.status.phase}", "Executed"),
         ("waitgroup/waitgroup", "{.status.phase}", "Done"),
     ] {
-        scene.until(&format!("{object} is {value}"), async || scene.run(&["get", object, "-o", &format!("jsonpath={path}")]) == value).await;
+        scene
+            .until(&format!("{object} is {value}"), async || scene.run(&["get", object, "-o", &format!("jsonpath={path}")]) == value)
+            .await;
     }
     scene.until("the Jobs are gone", async || scene.jobs().list(&Default::default()).await.unwrap().items.is_empty()).await;
 }

@@ -172,3 +172,25 @@ async fn a_missing_mutex_is_made_where_somebody_says_so() {
     scene.until_succeeded("pod").await;
     scene.until_mutex_free("new").await;
 }
+
+/// Nothing wakes them but what they wait for: each step must lead to the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn those_without_a_session_go_through_all_their_steps() {
+    let scene = taken("many_steps").await;
+    scene.create_mutex("first");
+    scene.apply("apiVersion: konductor.io/v1\nkind: Barrier\nmetadata: {name: ready}\nspec: {expected: 1}\n");
+    let steps = "konductor.io/wait: barrier/ready, konductor.io/acquire: 'mutex/first, mutex/db;strategy=";
+    scene.apply(&scene.app("job").seconds(1).as_job(&format!("{steps}suspend'")));
+    scene.apply(&scene.app("pod").seconds(1).as_pod(&format!("{steps}gate;priority=-1'")));
+    let waiting = async || scene.run(&["get", "barrier", "ready", "-o", "jsonpath={.status.waiting}"]);
+    scene.until("both wait for the Barrier", async || waiting().await == "2").await;
+    scene.apply(&scene.app("opener").seconds(1).as_job("konductor.io/arrive: barrier/ready"));
+    scene.until_mutex_held_by("first", "job").await;
+    until_line_is(&scene, 1).await;
+    scene.end("holder", "0");
+    scene.until_jobs_complete(2).await;
+    scene.until_succeeded("pod").await;
+    one_after_the_other(&scene, &["holder", "job", "pod"]);
+    scene.until_mutex_free("first").await;
+    scene.until_mutex_free("db").await;
+}
