@@ -16,6 +16,7 @@ use tracing::debug;
 use super::{
     Context, ask,
     facts::Outcome,
+    gather::Unknown,
     object::{Key, Object},
     starting::{here, written},
 };
@@ -44,6 +45,9 @@ pub async fn free(context: &Context, key: &Key) -> Result<(), kube::Error> {
         if !concerns || !debtor.void && !paid(context, &debtor).await? {
             continue;
         }
+        if debtor.void && ended_since(context, &debtor.who).await? {
+            continue;
+        }
         debug!(who = %debtor.who, "its end is on record");
         match debtor.who.kind {
             HolderKind::Pod => lift::<Pod>(context, &debtor.who).await?,
@@ -52,6 +56,18 @@ pub async fn free(context: &Context, key: &Key) -> Result<(), kube::Error> {
         }
     }
     Ok(())
+}
+
+/// Whether a Job that is being deleted has come to its end before that: the picture is older, and follows.
+async fn ended_since(context: &Context, who: &Who) -> Result<bool, kube::Error> {
+    if who.kind != HolderKind::Job {
+        return Ok(false);
+    }
+    let Who { namespace, name, uid, .. } = who.clone();
+    let job = context.eye.job(&Unknown { namespace, name, uid }).await?.filter(|job| job.terminal);
+    let ended = job.is_some();
+    context.world.update(|state| job.into_iter().for_each(|job| state.put_job(job)));
+    Ok(ended)
 }
 
 fn debtors(context: &Context, key: &Key) -> Vec<Debtor> {
