@@ -66,12 +66,12 @@ impl Health {
         let readyz = |State(health): State<Arc<Self>>| async move { answer(&health.ready) };
         Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(Arc::new(self))
     }
+}
 
-    /// Serves until `shutdown`.
-    pub async fn serve(self, address: SocketAddr, shutdown: CancellationToken) -> std::io::Result<()> {
-        let listener = TcpListener::bind(address).await?;
-        axum::serve(listener, self.router()).with_graceful_shutdown(shutdown.cancelled_owned()).await
-    }
+/// Serves these routes without TLS until `shutdown`.
+pub async fn serve(router: Router, address: SocketAddr, shutdown: CancellationToken) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
 fn answer(checks: &[(&'static str, Check)]) -> (StatusCode, String) {

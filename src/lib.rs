@@ -36,6 +36,8 @@ pub mod coordinator;
 #[cfg(feature = "server")]
 pub mod health;
 #[cfg(feature = "server")]
+pub mod metrics;
+#[cfg(feature = "server")]
 pub mod process;
 #[cfg(feature = "server")]
 pub mod serve;

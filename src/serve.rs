@@ -20,8 +20,9 @@ use crate::{
     api::names,
     controller::{Context, clock::ServerClock, leader::Election},
     coordinator::{identity::Identities, server::Coordinator},
-    health::{Health, Pulse},
+    health::{self, Health, Pulse},
     inject::{Resources, Settings},
+    metrics::{Metrics, Sight},
     plan::Release,
     tls, webhook,
 };
@@ -92,13 +93,14 @@ pub async fn serve(client: Client, clock: ServerClock, args: ServeArgs, shutdown
     let certificates = Certificates::new();
     let (settings, injecting) = watch::channel(None);
     let coordinator = Coordinator::new(Identities::new(client.clone()));
+    let metrics: Arc<Metrics> = Arc::default();
     let drained = CancellationToken::new();
     let tls_config = tls::server_config(certificates.resolver());
 
     let mut servers: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let webhook_listener = TcpListener::bind(args.webhook_listen).await.context("could not listen for the webhook")?;
     let coordinator_listener = TcpListener::bind(args.coordinator_listen).await.context("could not listen for the coordinator")?;
-    let webhook = tls::serve(webhook_listener, tls_config.clone(), webhook::router(injecting.clone()), drained.clone());
+    let webhook = tls::serve(webhook_listener, tls_config.clone(), webhook::router(injecting.clone(), metrics.clone()), drained.clone());
     servers.spawn(async move { webhook.await.context("the webhook ended") });
     let answers = tls::serve(coordinator_listener, tls_config, coordinator.clone().router(), drained.clone());
     servers.spawn(async move { answers.await.context("the coordinator ended") });
@@ -112,7 +114,9 @@ pub async fn serve(client: Client, clock: ServerClock, args: ServeArgs, shutdown
             let pulse = controller_pulse.clone();
             move || pulse.within(STANDSTILL)
         })
-        .serve(args.health_listen, drained.clone());
+        .router()
+        .merge(metrics.router(sight(&certificates, coordinator.clone())));
+    let health = health::serve(health, args.health_listen, drained.clone());
     servers.spawn(async move { health.await.context("the health endpoint ended") });
 
     let certs = webhook_certs::run(client.clone(), cert_settings(&args), certificates.clone(), drained.clone());
@@ -132,7 +136,10 @@ pub async fn serve(client: Client, clock: ServerClock, args: ServeArgs, shutdown
     servers.spawn({
         let shutdown = shutdown.clone();
         async move {
-            let lead = |until| lead(client.clone(), clock.clone(), controller_pulse.clone(), args.clone(), coordinator.clone(), until);
+            let lead = |until| {
+                let context = Context::new(client.clone(), clock.clone(), controller_pulse.clone(), metrics.clone(), &args.pod_name, until);
+                lead(client.clone(), args.clone(), coordinator.clone(), context)
+            };
             election.run(lead, shutdown).await;
             Ok(())
         }
@@ -156,6 +163,14 @@ fn health(certificates: &Certificates, injecting: watch::Receiver<Option<Arc<Set
         .ready("certificates", move || ok_or(certificates.is_ready(), "not served, or not known to the API server yet"))
         .ready("coordinator address", move || ok_or(injecting.borrow().is_some(), "the coordinator Service has no ClusterIP yet"))
         .ready("staying", move || ok_or(!shutdown.is_cancelled(), "this replica is stopping"))
+}
+
+fn sight(certificates: &Certificates, coordinator: Arc<Coordinator>) -> Sight {
+    let certificates = certificates.clone();
+    Sight {
+        census: Box::new(move || coordinator.leading.load().as_ref().map(|context| context.census())),
+        certificate_expires: Box::new(move || certificates.expires()),
+    }
 }
 
 fn cert_settings(args: &ServeArgs) -> webhook_certs::Settings {
@@ -211,8 +226,8 @@ async fn keep_settings(client: Client, args: ServeArgs, certificates: Certificat
 }
 
 /// What a leader does: controller on, coordinator open, label on this replica's Pod.
-async fn lead(client: Client, clock: ServerClock, pulse: Pulse, args: ServeArgs, coordinator: Arc<Coordinator>, until: CancellationToken) {
-    let context = Context::new(client.clone(), clock, pulse, &args.pod_name, until.clone());
+async fn lead(client: Client, args: ServeArgs, coordinator: Arc<Coordinator>, context: Arc<Context>) {
+    let until = context.until().clone();
     let label = until.run_until_cancelled(keep_label(client, &args));
     let work = context.clone().run(|| coordinator.leading.store(Some(context.clone())));
     tokio::join!(label, work);

@@ -57,6 +57,8 @@ use crate::{
         session::{Place, Session},
     },
     health::Pulse,
+    metrics::{Census, Metrics},
+    plan::Kind,
     rules::Who,
 };
 
@@ -85,12 +87,20 @@ pub struct Context {
     clock: ServerClock,
     events: Events,
     pulse: Pulse,
+    metrics: Arc<Metrics>,
     until: CancellationToken,
 }
 
 impl Context {
     /// For a leadership that lasts until the token is cancelled. The client must not retry by itself.
-    pub fn new(client: Client, clock: ServerClock, pulse: Pulse, instance: &str, until: CancellationToken) -> Arc<Self> {
+    pub fn new(
+        client: Client,
+        clock: ServerClock,
+        pulse: Pulse,
+        metrics: Arc<Metrics>,
+        instance: &str,
+        until: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
             world: Arc::new(World::default()),
             store: Store::new(client.clone()),
@@ -99,6 +109,7 @@ impl Context {
             events: Events::start(client.clone(), instance.to_owned(), until.clone()),
             client,
             pulse,
+            metrics,
             until,
         })
     }
@@ -188,6 +199,20 @@ impl Context {
             warn!(%key, problem, "will be tried again");
             self.world.lock().alarm(&key, Instant::now() + RETRY_AFTER);
         }
+    }
+
+    /// How many primitives of each kind there are, who hold them and who wait.
+    pub fn census(&self) -> Vec<(Kind, Census)> {
+        let state = self.world.lock();
+        let count = |kind: &Kind| {
+            let of_kind = state.objects.values().filter(|object| object.key().kind == *kind);
+            of_kind.fold(Census::default(), |Census { objects, holders, waiting }, object| Census {
+                objects: objects + 1,
+                holders: holders + object.holders().len(),
+                waiting: waiting + object.common().map_or(0, |common| usize::try_from(common.waiting).unwrap_or_default()),
+            })
+        };
+        Kind::ALL.iter().map(|kind| (*kind, count(kind))).collect()
     }
 
     /// Cancelled when the leadership ends.

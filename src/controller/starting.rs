@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::{HolderKind, names},
     coordinator::session::Place,
-    plan::OnConflict,
+    plan::{Kind, OnConflict},
     rules::{Decision, Refusal, Refused, Who},
 };
 
@@ -46,7 +46,7 @@ pub async fn go(
     for uid in &decision.skipped {
         if let Some(job) = held_back(context, uid) {
             let text = format!("{} has been executed: there is nothing left to do", key.seen_from(&job.who.namespace));
-            done.push(finish(context, &job, true, &text).await);
+            done.push(finish(context, &job, None, &text).await);
         }
     }
     for Refusal { asker, why } in &decision.refused {
@@ -59,7 +59,7 @@ pub async fn go(
                 continue;
             }
             let Place::Refused { message, .. } = words::refused(key, object, *why, &job.who.namespace) else { continue };
-            done.push(finish(context, &job, skip, &message).await);
+            done.push(finish(context, &job, (!skip).then_some((key.kind, *why)), &message).await);
         }
     }
     let refused = decision.refused.iter().map(|refusal| &refusal.asker);
@@ -134,8 +134,9 @@ async fn resume(context: &Context, job: &JobFacts) -> Result<(), kube::Error> {
     written(api.patch(&job.who.name, &PatchParams::default(), &Patch::Merge(patch)).await)
 }
 
-/// Ends a Job that never started: as Complete where there is nothing left to do for it, else as Failed. It makes no Pod, and `kubectl wait` sees it.
-async fn finish(context: &Context, job: &JobFacts, complete: bool, text: &str) -> Result<(), kube::Error> {
+/// Ends a Job that never started: as Failed where it was refused, else as Complete, since nothing is left to do. It makes no Pod, and `kubectl wait` sees it.
+async fn finish(context: &Context, job: &JobFacts, refused: Option<(Kind, Refused)>, text: &str) -> Result<(), kube::Error> {
+    let complete = refused.is_none();
     let Some(live) = live(context, job).await? else { return Ok(()) };
     let now = context.clock.now().to_string();
     let (reason, types) =
@@ -155,6 +156,10 @@ async fn finish(context: &Context, job: &JobFacts, complete: bool, text: &str) -
     let note = if complete { Note::normal("Skipped", text.to_owned()) } else { Note::warning("WaitFailed", text.to_owned()) };
     let api = Api::<Job>::namespaced(context.client.clone(), &job.who.namespace);
     written(api.patch_status(&job.who.name, &PatchParams::default(), &Patch::Merge(patch)).await)?;
+    match refused {
+        None => context.metrics.skipped_job(),
+        Some((kind, why)) => context.metrics.refused(kind, why),
+    }
     context.events.publish_who(&job.who, note.clone());
     let cron_job =
         live.metadata.owner_references.into_iter().flatten().find(|owner| owner.controller == Some(true) && owner.kind == "CronJob");

@@ -85,6 +85,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
         }
         match write(context, key, &object, &decision, now).await {
             Ok(written) => {
+                context.metrics.decided(key.kind, &decision, &gathered.facts.requests, now);
                 ending::lost(context, key, &written, &gathered.facts.evidence).await;
                 // First of all everybody is told: what is done to others below may be refused by somebody's policy, again and again.
                 let free = settle(context, key, &object, &written, &decision, &gathered, now);
@@ -106,6 +107,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
             Err(WriteError::Refused(error)) => return Err(WriteError::Refused(error).into()),
             Err(error) => {
                 // Perhaps our own write was done, perhaps somebody else's: what the object says now is the truth.
+                context.metrics.wrote_not(key.kind);
                 debug!(%key, %error, "reading again");
                 read_at = Some(Instant::now());
                 object = match context.store.get(key).await? {
@@ -225,6 +227,7 @@ async fn write(context: &Context, key: &Key, object: &Object, decision: &Decisio
         }
         other => other?,
     };
+    context.metrics.wrote(key.kind);
     context.world.update(|state| {
         state.put_object(written.clone());
         state.quiet.entry(key.clone()).or_default().written = Some(Instant::now());
@@ -312,7 +315,10 @@ fn tell(context: &Context, state: &mut State, key: &Key, object: Option<&Object>
     for Refusal { asker, why } in &decision.refused {
         if let (Some(pod), Some(session)) = (pods.get(asker), sessions.get(asker)) {
             let place = words::refused(key, object, *why, &pod.who.namespace);
-            if let Place::Refused { message, .. } = &place {
+            if let Place::Refused { message, .. } = &place
+                && !session.is_refused()
+            {
+                context.metrics.refused(key.kind, *why);
                 context.events.publish_pod(pod, Note::warning("Refused", message.clone()).about_primitive(key));
             }
             session.tell(place);

@@ -63,6 +63,11 @@ impl Session {
         true
     }
 
+    /// Whether the Pod was told that it will never hold.
+    pub fn is_refused(&self) -> bool {
+        matches!(&*self.place.borrow(), Place::Refused { .. })
+    }
+
     /// Says where the Pod stands. A place in line that merely moved is not pushed: the next heartbeat carries it, so that a long queue that moves
     /// up costs nothing.
     pub fn tell(&self, next: Place) {

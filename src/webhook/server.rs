@@ -4,7 +4,7 @@ use std::{
     error::Error,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -21,7 +21,7 @@ use tokio::{sync::watch, time::timeout};
 use tracing::{debug, error, info};
 
 use super::review::{self, BadReview};
-use crate::inject::Settings;
+use crate::{inject::Settings, metrics::Metrics};
 
 /// The settings as they are now; `None` until the CA and the coordinator's address are known.
 pub type SettingsReceiver = watch::Receiver<Option<Arc<Settings>>>;
@@ -32,24 +32,30 @@ const LARGEST_BODY: usize = 4 * 1024 * 1024;
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// The webhook's routes.
-pub fn router(settings: SettingsReceiver) -> Router {
-    Router::new().route("/v1/mutate", post(mutate)).route("/v1/validate", post(validate)).with_state(settings)
+pub fn router(settings: SettingsReceiver, metrics: Arc<Metrics>) -> Router {
+    Router::new().route("/v1/mutate", post(mutate)).route("/v1/validate", post(validate)).with_state(Webhook { settings, metrics })
 }
 
-async fn mutate(State(settings): State<SettingsReceiver>, headers: HeaderMap, body: Body) -> Response {
-    let current = settings.borrow().clone();
+#[derive(Clone)]
+struct Webhook {
+    settings: SettingsReceiver,
+    metrics: Arc<Metrics>,
+}
+
+async fn mutate(State(webhook): State<Webhook>, headers: HeaderMap, body: Body) -> Response {
+    let current = webhook.settings.borrow().clone();
     let Some(current) = current else {
         return plain(StatusCode::SERVICE_UNAVAILABLE, "konductor is starting: its CA and the coordinator's address are not known yet");
     };
     match read(body).await {
-        Ok(body) => respond(&headers, &body, |review| review::mutate(&current, review)),
+        Ok(body) => respond("mutate", &webhook.metrics, &headers, &body, |review| review::mutate(&current, review)),
         Err(refused) => refused,
     }
 }
 
-async fn validate(headers: HeaderMap, body: Body) -> Response {
+async fn validate(State(webhook): State<Webhook>, headers: HeaderMap, body: Body) -> Response {
     match read(body).await {
-        Ok(body) => respond(&headers, &body, review::validate),
+        Ok(body) => respond("validate", &webhook.metrics, &headers, &body, review::validate),
         Err(refused) => refused,
     }
 }
@@ -66,7 +72,14 @@ async fn read(body: Body) -> Result<Bytes, Response> {
     }
 }
 
-fn respond(headers: &HeaderMap, body: &[u8], answer: impl FnOnce(&Value) -> Result<Value, BadReview>) -> Response {
+fn respond(
+    webhook: &'static str,
+    metrics: &Metrics,
+    headers: &HeaderMap,
+    body: &[u8],
+    answer: impl FnOnce(&Value) -> Result<Value, BadReview>,
+) -> Response {
+    let began = Instant::now();
     let content = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !content.split(';').next().is_some_and(|content| content.trim().eq_ignore_ascii_case("application/json")) {
         return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected application/json");
@@ -78,7 +91,7 @@ fn respond(headers: &HeaderMap, body: &[u8], answer: impl FnOnce(&Value) -> Resu
     // One object must not take the connection, and with it the questions beside it, down.
     match catch_unwind(AssertUnwindSafe(|| answer(&review))) {
         Ok(Ok(answer)) => {
-            report(&answer);
+            metrics.reviewed(webhook, report(&answer), began.elapsed());
             axum::Json(answer).into_response()
         }
         Ok(Err(bad)) => plain(StatusCode::BAD_REQUEST, &bad.to_string()),
@@ -89,13 +102,16 @@ fn respond(headers: &HeaderMap, body: &[u8], answer: impl FnOnce(&Value) -> Resu
     }
 }
 
-fn report(answer: &Value) {
+/// Logs an answer; says whether it allows.
+fn report(answer: &Value) -> bool {
     let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    if answer.pointer("/response/allowed") == Some(&Value::Bool(true)) {
+    let allowed = answer.pointer("/response/allowed") == Some(&Value::Bool(true));
+    if allowed {
         debug!(uid = text("/response/uid"), patched = !text("/response/patch").is_empty(), "admitted");
     } else {
         info!(uid = text("/response/uid"), message = text("/response/status/message"), "refused");
     }
+    allowed
 }
 
 fn plain(status: StatusCode, words: &str) -> Response {
@@ -138,7 +154,7 @@ mod tests {
 
     async fn send(request: Request<Body>, known: Option<Settings>) -> (StatusCode, String) {
         let (_keep, receiver) = watch::channel(known.map(Arc::new));
-        let response = router(receiver).oneshot(request).await.unwrap();
+        let response = router(receiver, Arc::default()).oneshot(request).await.unwrap();
         let status = response.status();
         let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         (status, String::from_utf8_lossy(&body).into_owned())
@@ -257,7 +273,7 @@ mod tests {
     #[test]
     fn a_panic_stays_in_its_request() {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, "application/json".parse().unwrap())]);
-        let response = respond(&headers, b"{}", |_| panic!("planted"));
+        let response = respond("mutate", &Metrics::default(), &headers, b"{}", |_| panic!("planted"));
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     }
 }

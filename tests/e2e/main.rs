@@ -16,5 +16,6 @@ mod order;
 mod outages;
 mod primitives;
 mod scene;
+mod schema;
 mod showing;
 mod strategies;

@@ -1,6 +1,8 @@
 //! What people see: who holds, who waits for what and behind whom, in the words of kubectl.
 
-use crate::scene::Scene;
+use konductor::api::names;
+
+use crate::scene::{SYSTEM, Scene};
 
 const HOLDS: &str = "konductor.io/mutex: db";
 
@@ -49,6 +51,59 @@ async fn kubectl_get_shows_who_holds_and_how_many_wait() {
             columns(&scene.run(&["get", "mutex", "db", "--no-headers"]), "db").get(1).map(String::as_str) == Some("Unlocked")
         })
         .await;
+}
+
+/// What a person asks of each of the other six: who has it, how far it is, how many wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_get_answers_for_every_kind() {
+    let scene = Scene::open("get_answers").await;
+    for (kind, name, spec) in [
+        ("Lease", "leader", "{}"),
+        ("RWMutex", "cache", "{}"),
+        ("Once", "work", "{}"),
+        ("WaitGroup", "workers", "{}"),
+        ("Barrier", "stage", "{expected: 2}"),
+        ("Gate", "ready", "{conditions: [{type: Barrier, name: stage, state: Open}, {type: Mutex, name: none, state: Unlocked}]}"),
+    ] {
+        scene.apply(&format!("apiVersion: konductor.io/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"));
+    }
+    let holds =
+        "konductor.io/acquire: 'lease/leader, rwmutex/cache;mode=read', konductor.io/done: workers, konductor.io/arrive: barrier/stage";
+    scene.apply(&scene.app("first").as_pod(holds));
+    scene.until_beating("first").await;
+    scene.apply(&scene.app("once").as_job("konductor.io/once: work"));
+    scene.until_beating("once").await;
+    scene.apply(&scene.app("leads").seconds(1).as_pod("konductor.io/lease: leader"));
+    scene.apply(&scene.app("writes").seconds(1).as_pod("konductor.io/rwmutex: cache"));
+    scene.apply(&scene.app("goes-on").seconds(1).as_pod("konductor.io/wait: 'gate/ready;timeout=1h'"));
+
+    let shows = async |object: &str, fields: &[&str]| {
+        let line = || columns(&scene.run(&["get", object, "--no-headers"]), object.split_once('/').unwrap().1);
+        scene
+            .until(&format!("{object} shows {fields:?}"), async || {
+                line().iter().skip(1).zip(fields).all(|(a, b)| a == b) && line().len() > fields.len()
+            })
+            .await;
+    };
+    shows("kls/leader", &["Held", "pod/first", "1"]).await;
+    shows("rwm/cache", &["ReadLocked", "1"]).await;
+    shows("onc/work", &["Running", "job/once", "0"]).await;
+    shows("wg/workers", &["Waiting", "1", "pod/first"]).await;
+    shows("bar/stage", &["Waiting", "0", "2", "0"]).await;
+    shows("gt/ready", &["Waiting", "0", "of", "2"]).await;
+    scene.tell_to_end("first");
+    scene.tell_to_end("once");
+    shows("bar/stage", &["Waiting", "1", "2", "0"]).await;
+    shows("onc/work", &["Executed", "job/once", "0"]).await;
+    shows("wg/workers", &["Done", "0"]).await;
+    scene.until_succeeded("leads").await;
+    scene.until_succeeded("writes").await;
+    shows("kls/leader", &["Available"]).await;
+    shows("rwm/cache", &["Unlocked"]).await;
+    let everything = scene.run(&["get", "konductor"]);
+    for object in ["lease", "rwmutex", "once", "waitgroup", "barrier", "gate"] {
+        assert!(everything.contains(&format!("{object}.konductor.io/")), "{everything}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,4 +198,37 @@ async fn a_wait_for_what_does_not_exist_runs_out_too() {
         assert!(log.contains("mutex/later") && log.contains("does not exist"), "{name}: {log}");
     }
     scene.until("the Job fails", async || scene.jobs_with("Failed").await == 1).await;
+}
+
+/// What the leader's `/metrics` says of this series; 0 before it began.
+fn metric(scene: &Scene, series: &str) -> f64 {
+    let leader = scene.run_in_system(&["get", "pods", "-l", names::LEADER_LABEL, "-o", "jsonpath={.items[0].metadata.name}"]);
+    let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{leader}:8080/proxy/metrics");
+    let text = scene.run(&["get", "--raw", &path]);
+    assert!(text.ends_with("# EOF\n") && text.contains("\nkonductor_leader 1\n"), "{text}");
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_what_happened() {
+    let scene = Scene::open("metrics").await;
+    scene.create_mutex("db");
+    const SERIES: [&str; 3] = [
+        "konductor_grants_total{kind=\"mutex\"}",
+        "konductor_skipped_jobs_total",
+        "konductor_refusals_total{kind=\"mutex\",reason=\"not-free\"}",
+    ];
+    let before = SERIES.map(|series| metric(&scene, series));
+    scene.apply(&scene.app("holder").as_pod(HOLDS));
+    scene.until_beating("holder").await;
+    scene.apply(&scene.app("skips").as_job("konductor.io/mutex: db;on-conflict=skip"));
+    scene.apply(&scene.app("hasty").as_pod("konductor.io/mutex: db;timeout=0s"));
+    scene.until_jobs_complete(1).await;
+    scene.until("the hasty one fails", async || scene.phase("hasty").await.as_deref() == Some("Failed")).await;
+    let after = SERIES.map(|series| metric(&scene, series));
+    assert!(before.iter().zip(&after).all(|(before, after)| after > before), "{SERIES:?}: {before:?}, {after:?}");
+    assert!(metric(&scene, "konductor_holders{kind=\"mutex\"}") >= 1.0);
+    let expires = metric(&scene, "konductor_certificate_expiry_timestamp_seconds");
+    assert!(expires > 1_700_000_000.0, "{expires}");
 }

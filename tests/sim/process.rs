@@ -64,7 +64,7 @@ pub fn start(sim: &Arc<Sim>, process: usize, elected: bool) {
             let (sim, client, clock, coordinator, name) = (sim.clone(), client.clone(), clock.clone(), coordinator.clone(), name.clone());
             let mine = life.clone();
             async move {
-                let context = Context::new(client, clock, Pulse::default(), &name, until);
+                let context = Context::new(client, clock, Pulse::default(), Arc::default(), &name, until);
                 let work = context.clone().run(|| {
                     coordinator.leading.store(Some(context.clone()));
                     let mut core = sim.lock();
