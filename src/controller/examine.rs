@@ -19,6 +19,9 @@ use crate::{
     rules::{Evidence, Out, Who},
 };
 
+/// Who holds and has not started for this long may never do so: an image that cannot be pulled, a cluster that is full.
+const STARTS_WITHIN: Duration = Duration::from_secs(600);
+
 /// How often holders are looked at without a reason.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
 
@@ -75,15 +78,21 @@ fn limits(state: &State, object: &Object, holder: &Holder, at: At, gathered: &mu
     if !plan.holds().any(|item| names(&item)) {
         return;
     }
-    let starts_within = plan.start_timeout.filter(|_| !started);
-    for (limit, never_started) in [(plan.max_hold, false), (starts_within, true)] {
-        let Some(end) = limit.and_then(|limit| since.0.checked_add(limit.as_std()).ok()) else { continue };
-        if at.time >= end {
-            let who = Who { kind: *kind, namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
-            gathered.overdue.push(Overdue { who, never_started });
-            return;
+    let who = || Who { kind: *kind, namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
+    let mut over = |limit: Duration| {
+        let end = since.0.checked_add(limit).ok()?;
+        if at.time < end {
+            sooner(&mut gathered.again, at.moment(end));
         }
-        sooner(&mut gathered.again, at.moment(end));
+        (at.time >= end).then_some(())
+    };
+    if plan.max_hold.and_then(|limit| over(limit.as_std())).is_some() {
+        gathered.overdue.push(Overdue { who: who(), never_started: false });
+    } else if !started {
+        match plan.start_timeout {
+            Some(limit) => gathered.overdue.extend(over(limit.as_std()).map(|()| Overdue { who: who(), never_started: true })),
+            None => gathered.slow.extend(over(STARTS_WITHIN).map(|()| who())),
+        }
     }
 }
 

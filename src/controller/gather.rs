@@ -38,6 +38,8 @@ pub struct Gathered {
     pub create: bool,
     /// Holders whose time is over: they are to be deleted.
     pub overdue: Vec<Overdue>,
+    /// Holders that have not started for long: people are told.
+    pub slow: Vec<Who>,
     /// Whether nothing can be decided yet: something was not looked for.
     pub blind: bool,
     /// When the passing of time alone may change these facts.
@@ -182,5 +184,30 @@ mod tests {
         assert_eq!(presence(&mut state), [Presence::Expected, Presence::Here]);
         tokio::time::advance(EXPECTED_FOR).await;
         assert_eq!(presence(&mut state), [Presence::Away, Presence::Here], "others could, this one does not");
+    }
+
+    /// It may wait for an image that nobody can pull, and everybody else waits for it.
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_that_does_not_start_is_told_of_after_ten_minutes() {
+        let holder = waiting_pod("holder");
+        let mut mutex = Mutex::new("db", Default::default());
+        mutex.metadata.namespace = Some("ns".to_owned());
+        let holds = json!({ "holders": [{
+            "uid": "holder", "kind": "Pod", "namespace": "ns", "name": "holder", "token": 1, "permits": 1, "since": "2026-01-01T00:00:00Z",
+        }], "lastToken": 1, "phase": "Locked" });
+        mutex.status = Some(serde_json::from_value(holds).unwrap());
+        let object = Object::from(mutex);
+        let mut state = State::default();
+        state.put_object(object.clone());
+        state.put_pod(holder.clone());
+        let mut slow = |started: bool, time: &str| {
+            let pod = PodFacts { started, ..holder.clone() };
+            state.put_pod(pod);
+            let gathered = gather(&mut state, &object.key(), Some(&object), At { now: Instant::now(), time: time.parse().unwrap() });
+            (gathered.slow.len(), gathered.again.is_some())
+        };
+        assert_eq!(slow(false, "2026-01-01T00:09:59Z"), (0, true), "it is looked at again in time");
+        assert_eq!(slow(false, "2026-01-01T00:10:00Z").0, 1);
+        assert_eq!(slow(true, "2026-01-01T00:10:00Z").0, 0);
     }
 }

@@ -287,6 +287,10 @@ fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decisio
             .publish(after, Note::normal("Granted", format!("granted to {} with token {}", grant.who, grant.token)).about(&grant.who));
     }
     context.world.update(|state| {
+        for who in gathered.slow.iter().filter(|who| state.slow.insert((who.uid.clone(), key.clone()))) {
+            let text = format!("has held {} for ten minutes and has not started", key.seen_from(&who.namespace));
+            context.events.publish_who(who, Note::warning("NotStarted", text).about_primitive(key));
+        }
         for grant in &decision.granted {
             confirm(state, key, &grant.asker, grant.token);
         }

@@ -58,6 +58,8 @@ pub struct State {
     pub gone: HashSet<String>,
     /// What those who wait without a session were last said to wait for, in an Event, and whether that existed.
     pub announced: HashMap<String, (Key, bool)>,
+    /// Holders of which people were told that they have not started for long.
+    pub slow: HashSet<(String, Key)>,
     /// What those who wait without a session ask for now.
     pub asks: HashMap<String, Key>,
     /// Ends and arrivals of which a primitive wants to hear no more.
@@ -211,6 +213,7 @@ impl State {
         for (key, _) in pod.items() {
             forget(&mut self.pods_of, &key, uid);
             self.settled.remove(&(uid.to_owned(), key.clone()));
+            self.slow.remove(&(uid.to_owned(), key.clone()));
             self.dirty.insert(key);
         }
         for (key, _) in pod.items() {
@@ -252,6 +255,7 @@ impl State {
         for (key, _) in job.items() {
             forget(&mut self.jobs_of, &key, uid);
             self.settled.remove(&(uid.to_owned(), key.clone()));
+            self.slow.remove(&(uid.to_owned(), key.clone()));
             self.dirty.insert(key);
         }
     }
