@@ -46,7 +46,7 @@ pub struct BarrierSpec {
     pub timeout: Option<Duration>,
     /// Other namespaces whose Pods and Jobs may arrive here, or wait; `*` stands for all. Nobody else by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(schema_with = "super::schema::namespaces")]
     pub allowed_namespaces: AllowedNamespaces,
 }
 

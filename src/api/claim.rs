@@ -30,6 +30,7 @@ use super::{Duration, Mode, promises};
 )]
 #[x_kube(
     validation = ClaimKind::operations_rule(),
+    validation = promises::ttl_lasts(),
     validation = Rule::new("has(self.delta) ? self.operation == 'Add' : true").message("delta goes with the operation Add"),
     validation = Rule::new("has(self.permits) ? self.kind == 'Semaphore' : true").message("permits are those of a Semaphore"),
     validation = Rule::new("has(self.mode) ? self.kind == 'RWMutex' : true").message("mode is how an RWMutex is held"),

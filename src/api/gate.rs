@@ -41,7 +41,7 @@ pub struct GateSpec {
     pub timeout: Option<Duration>,
     /// Other namespaces whose Pods, Jobs and Gates may wait for it; `*` stands for all. Nobody else by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(schema_with = "super::schema::namespaces")]
     pub allowed_namespaces: AllowedNamespaces,
 }
 

@@ -20,6 +20,7 @@ use super::{AllowedNamespaces, CommonStatus, Duration, promises};
     validation = promises::one_holder("a Mutex has at most one holder"),
     validation = promises::tokens_grow(),
 )]
+#[x_kube(validation = promises::ttl_lasts())]
 #[serde(rename_all = "camelCase")]
 pub struct MutexSpec {
     /// How long the node of a holder may be unreachable before the hold is taken from it, and how long a Claim holds after its last renewal; 5m if it
@@ -28,7 +29,7 @@ pub struct MutexSpec {
     pub ttl: Option<Duration>,
     /// Other namespaces whose Pods and Jobs may hold this Mutex; `*` stands for all. Nobody else by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(schema_with = "super::schema::namespaces")]
     pub allowed_namespaces: AllowedNamespaces,
 }
 

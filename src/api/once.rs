@@ -32,7 +32,7 @@ pub struct OnceSpec {
     pub ttl: Option<Duration>,
     /// Other namespaces whose Jobs may execute it, or wait for it; `*` stands for all. Nobody else by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(schema_with = "super::schema::namespaces")]
     pub allowed_namespaces: AllowedNamespaces,
 }
 

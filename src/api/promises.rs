@@ -19,6 +19,11 @@ pub(super) fn tokens_grow() -> Rule {
     .message("status.lastToken never goes back")
 }
 
+/// A hold without a `ttl` to speak of would be taken away at the first missed beat.
+pub(super) fn ttl_lasts() -> Rule {
+    Rule::new("!has(self.ttl) || duration(self.ttl) >= duration('1s')").message("ttl is at least 1s")
+}
+
 /// The round never goes back, nor does the status vanish with it.
 pub(super) fn rounds_grow() -> Rule {
     Rule::new(concat!(

@@ -23,6 +23,7 @@ use super::{AllowedNamespaces, CommonStatus, Duration, promises};
         .message("a writer of an RWMutex holds it alone"),
     validation = promises::tokens_grow(),
 )]
+#[x_kube(validation = promises::ttl_lasts())]
 #[serde(rename_all = "camelCase")]
 pub struct RWMutexSpec {
     /// How long the node of a holder may be unreachable before the hold is taken from it, and how long a Claim holds after its last renewal; 5m if it
@@ -31,7 +32,7 @@ pub struct RWMutexSpec {
     pub ttl: Option<Duration>,
     /// Other namespaces whose Pods and Jobs may hold this RWMutex; `*` stands for all. Nobody else by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(schema_with = "super::schema::namespaces")]
     pub allowed_namespaces: AllowedNamespaces,
 }
 

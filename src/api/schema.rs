@@ -36,6 +36,15 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// Names of namespaces, or `*` for all.
+pub(super) fn namespaces(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 256,
+        "items": { "type": "string", "maxLength": 63, "pattern": "^(\\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$" },
+    })
+}
+
 /// A set of UIDs.
 pub(super) fn uids(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

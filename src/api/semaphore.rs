@@ -21,6 +21,7 @@ use super::{AllowedNamespaces, CommonStatus, Duration, promises};
         .message("the holders' permits exceed spec.permits"),
     validation = promises::tokens_grow(),
 )]
+#[x_kube(validation = promises::ttl_lasts())]
 #[serde(rename_all = "camelCase")]
 pub struct SemaphoreSpec {
     /// How many permits there are; 0 pauses the Semaphore. Lowering it takes nothing from those that hold.
@@ -32,7 +33,7 @@ pub struct SemaphoreSpec {
     pub ttl: Option<Duration>,
     /// Other namespaces whose Pods and Jobs may use this Semaphore; `*` stands for all. Nobody else by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(schema_with = "super::schema::namespaces")]
     pub allowed_namespaces: AllowedNamespaces,
 }
 

@@ -34,7 +34,7 @@ pub struct WaitGroupSpec {
     pub ttl: Option<Duration>,
     /// Other namespaces whose Pods and Jobs may be members, or wait for it; `*` stands for all. Nobody else by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(schema_with = "super::schema::namespaces")]
     pub allowed_namespaces: AllowedNamespaces,
 }
 

@@ -119,6 +119,7 @@ async fn the_api_server_itself_refuses_what_the_promises_forbid() {
     let scene = Scene::open("schema").await;
     let rules = Rules::install(&scene).await;
     one_holder(&rules).await;
+    what_all_specs_have(&rules).await;
     readers_and_writers(&rules).await;
     permits(&rules).await;
     once(&rules).await;
@@ -136,6 +137,20 @@ async fn one_holder(rules: &Rules<'_>) {
         rules.status(kind, "one", json!({ "holders": [holder(1), holder(2)], "lastToken": 2 }), Some("one")).await;
         rules.status(kind, "one", json!({ "holders": [holder(1)], "lastToken": 0 }), Some("lastToken never goes back")).await;
         rules.status(kind, "one", json!({ "holders": [] }), Some("lastToken never goes back")).await;
+    }
+}
+
+async fn what_all_specs_have(rules: &Rules<'_>) {
+    for kind in ["Mutex", "RWMutex", "Lease"] {
+        rules.make(kind, "short", json!({ "ttl": "0s" }), Some("ttl is at least 1s")).await;
+        rules.make(kind, "wrong", json!({ "ttl": "5 minutes" }), Some("spec.ttl")).await;
+        rules.make(kind, "long", json!({ "ttl": "1h30m" }), None).await;
+    }
+    for (names, refused) in
+        [(json!(["*", "team-a"]), None), (json!(["team-*"]), Some("allowedNamespaces")), (json!([""]), Some("allowedNamespaces"))]
+    {
+        let name = if refused.is_some() { "wrong" } else { "shared" };
+        rules.make("Gate", name, json!({ "allowedNamespaces": names }), refused).await;
     }
 }
 
