@@ -53,8 +53,8 @@ impl Eye {
         Ok(job.filter(|job| job.metadata.uid.as_ref() == Some(uid)).map(|job| JobFacts::of(&job)))
     }
 
-    /// What a live look proves about a suspect; nothing, if it can still run.
-    pub async fn prove(&self, suspect: &Suspect) -> Result<Vec<Evidence>, kube::Error> {
+    /// What a live look proves about a suspect; nothing, if it can still run. Nodes that turn out to be in another state than was counted go into `nodes`.
+    pub async fn prove(&self, suspect: &Suspect, nodes: &mut Vec<(String, Option<Outage>)>) -> Result<Vec<Evidence>, kube::Error> {
         match suspect {
             Suspect::Pod { namespace, name, uid, lost_node } => {
                 let pod = self.pod(namespace, name, uid).await?;
@@ -63,7 +63,7 @@ impl Eye {
                     None => Some(Out::Gone),
                     Some(pod) if pod.ended => Some(Out::Ended),
                     Some(_) => match lost_node {
-                        Some((node, outage)) if self.still(node, *outage).await? => Some(Out::Lost),
+                        Some((node, outage)) if self.still(node, *outage, nodes).await? => Some(Out::Lost),
                         _ => None,
                     },
                 };
@@ -73,14 +73,20 @@ impl Eye {
                 }
                 Ok(proven)
             }
-            Suspect::Job { holder, lost_nodes, key } => self.prove_job_over(holder, lost_nodes, key).await,
+            Suspect::Job { holder, lost_nodes, key } => self.prove_job_over(holder, lost_nodes, key, nodes).await,
         }
     }
 
     /// A Job's hold may end when the Job is terminal, suspended or gone (see [`JobFacts::lets_go`]) and no Pod of it can still run, but for Pods on lost nodes. The order matters:
     /// first the Job, which then makes no more Pods, then its Pods. (One that is resumed in between makes Pods, but each is let in by a write of its own,
     /// and that one and the release exclude each other.)
-    async fn prove_job_over(&self, holder: &Holder, lost_nodes: &HashMap<String, Outage>, key: &Key) -> Result<Vec<Evidence>, kube::Error> {
+    async fn prove_job_over(
+        &self,
+        holder: &Holder,
+        lost_nodes: &HashMap<String, Outage>,
+        key: &Key,
+        nodes: &mut Vec<(String, Option<Outage>)>,
+    ) -> Result<Vec<Evidence>, kube::Error> {
         let Holder { namespace, name, uid, .. } = holder;
         let job = self.job(&Unknown { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() }).await?;
         if job.as_ref().is_some_and(|job| !job.lets_go(key)) {
@@ -102,7 +108,7 @@ impl Eye {
             }
             let lost = pod.spec.and_then(|spec| spec.node_name).and_then(|node| lost_nodes.get_key_value(&node));
             match lost {
-                Some((node, outage)) if self.still(node, *outage).await? => {}
+                Some((node, outage)) if self.still(node, *outage, nodes).await? => {}
                 _ => return Ok(Vec::new()),
             }
         }
@@ -111,8 +117,13 @@ impl Eye {
 
     /// Whether the node is still in the outage that we have been counting. In another one means that it was back in between: a watch that stalled
     /// does not say so in time.
-    async fn still(&self, node: &str, counted: Outage) -> Result<bool, kube::Error> {
-        let node = Api::<Node>::all(self.client.clone()).get_opt(node).await?;
-        Ok(node.map_or(Some(Outage::Removed), |node| facts::outage(&node)) == Some(counted) || planted::bug("any-outage-counts"))
+    async fn still(&self, node: &str, counted: Outage, nodes: &mut Vec<(String, Option<Outage>)>) -> Result<bool, kube::Error> {
+        let live = Api::<Node>::all(self.client.clone()).get_opt(node).await?;
+        let outage = live.map_or(Some(Outage::Removed), |node| facts::outage(&node));
+        let still = outage == Some(counted);
+        if !still {
+            nodes.push((node.to_owned(), outage));
+        }
+        Ok(still || planted::bug("any-outage-counts"))
     }
 }

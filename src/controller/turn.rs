@@ -177,12 +177,17 @@ async fn gather(context: &Context, key: &Key, object: Option<&Object>, time: Tim
 /// Adds the evidence of live looks at whatever is suspect.
 async fn prove(context: &Context, gathered: &mut Gathered) -> Result<(), TurnError> {
     for suspect in &gathered.suspects {
-        let proven = context.eye.prove(suspect).await?;
+        let mut nodes = Vec::new();
+        let proven = context.eye.prove(suspect, &mut nodes).await?;
         if proven.is_empty() {
             let at = Instant::now() + LOOK_AGAIN;
             gathered.again = Some(gathered.again.map_or(at, |earlier| earlier.min(at)));
         }
         let mut state = context.world.lock();
+        for (node, outage) in nodes {
+            // The watch has not said so yet.
+            state.put_node(&node, outage);
+        }
         for fact in &proven {
             // The picture may have been filled from a look that was older than the news of the end.
             match fact {

@@ -231,6 +231,7 @@ impl Core {
             .filter(|pod| {
                 matches!(pod.step, Step::Acquiring(_)) && pod.ending.is_none() && self.may_ask(pod) && self.reachable(pod, margin)
             })
+            .filter(|pod| !self.sees_an_old_outage(process, pod, margin))
             .filter(|pod| pod.session.is_some_and(|session| session.process == process && session.since + margin <= sent))
             .filter(|pod| holders.iter().all(|holder| holder.uid != pod.holder_uid() && !pods_of(holder).contains(&pod.uid)))
             .filter(|pod| {
@@ -264,6 +265,12 @@ impl Core {
         self.truth.nodes.get(pod.node).is_none_or(|node| node.silent.is_none())
             && !self.unreachable.contains_key(&name)
             && self.outages.get(&name).is_none_or(|(ended, _)| ended.elapsed() > margin)
+    }
+
+    /// Whether a controller whose watch of nodes stalls, or did a moment ago, may still take this Pod's node for unreachable.
+    fn sees_an_old_outage(&self, process: usize, pod: &Pod, margin: Duration) -> bool {
+        let stalled = self.processes.get(process).and_then(|process| process.stalled.get(&What::Nodes));
+        stalled.is_some_and(|until| *until + margin > Instant::now()) && self.outages.contains_key(&format!("node-{}", pod.node))
     }
 
     /// How long a fact may take to reach a decision.
