@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     ask::At,
+    claims,
     facts::{Outage, PodFacts, key_of},
     gather::{Gathered, sooner},
     object::{Key, Object},
@@ -47,6 +48,13 @@ pub enum Suspect {
         lost_nodes: HashMap<String, Outage>,
         /// What it holds.
         key: Key,
+    },
+    /// A Claim that is not seen any more, says that its hold is over, or was not renewed in time.
+    Claim {
+        /// The hold.
+        holder: Holder,
+        /// How often it had been renewed when its time began that has passed, if it has.
+        unrenewed: Option<i64>,
     },
 }
 
@@ -110,7 +118,7 @@ pub fn look_again(state: &mut State, object: &Object, now: Instant, gathered: &m
         gathered.suspects.push(match holder.kind {
             HolderKind::Pod => Suspect::Pod { namespace, name, uid, lost_node: None },
             HolderKind::Job => Suspect::Job { holder: holder.clone(), lost_nodes: lost_nodes(state, object, now), key: object.key() },
-            HolderKind::Claim => continue,
+            HolderKind::Claim => Suspect::Claim { holder: holder.clone(), unrenewed: None },
         });
     }
 }
@@ -139,8 +147,7 @@ pub fn examine(state: &mut State, object: &Object, holder: &Holder, at: At, gath
                 gathered.suspects.push(Suspect::Job { holder: holder.clone(), lost_nodes, key });
             }
         }
-        // What ends a Claim's hold is the Claim.
-        HolderKind::Claim => {}
+        HolderKind::Claim => claims::examine(state, object, holder, at, gathered),
     }
 }
 
