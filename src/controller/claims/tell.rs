@@ -76,11 +76,8 @@ pub async fn tell(
             let renewed = state.renewed.get(claim.uid()).zip(ttl);
             let expires_at = renewed.and_then(|(renewed, ttl)| ends(renewed.time, ttl));
             match found.to(claim, expires_at) {
-                Some(answer) => {
-                    if says_more(&mut state, key, claim, &answer, now) {
-                        answers.push((claim.clone(), answer));
-                    }
-                }
+                Some(answer) if says_more(&mut state, key, claim, &answer, now) => answers.push((claim.clone(), answer)),
+                Some(_) => {}
                 None if claim.deleting() && !claim.owes() => {}
                 None if claim.holds() || claim.owes() && (claim.settled() || claim.deleting()) => lost.push(claim.clone()),
                 None => {}

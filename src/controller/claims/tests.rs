@@ -216,7 +216,7 @@ async fn a_grant_is_told_with_its_token_and_is_not_given_twice() {
     assert!(gathered.facts.requests.is_empty() && decision.granted.is_empty(), "one that was told asks no more");
     assert!(matches!(scene.answer(&told, &decision), Some(Answer::Holds { .. })));
     // Somebody took the holder away: it is never let in again with another token.
-    let mut free = Scene::of(mutex(), &[told.clone()]);
+    let mut free = Scene::of(mutex(), std::slice::from_ref(&told));
     let (_, decision) = free.turn();
     assert!(free.object.holders().is_empty());
     assert_eq!(free.answer(&told, &decision), None, "it is looked up first");
