@@ -11,7 +11,7 @@ use super::{
     events::Note,
     gather::{self, Gathered},
     object::{Key, NextStatus, Object},
-    outcomes, starting,
+    outcomes, runs, starting,
     store::WriteError,
     words,
     world::State,
@@ -78,6 +78,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
         if planted::bug("granted-before-written") {
             context.world.update(|state| decision.granted.iter().for_each(|grant| confirm(state, key, &grant.asker, grant.token)));
         }
+        ending::wrapped(context, key, &gathered.facts.evidence).await?;
         match write(context, key, &object, &decision, now).await {
             Ok(written) => {
                 ending::lost(context, key, &written, &gathered.facts.evidence).await;
@@ -301,9 +302,13 @@ fn tell(context: &Context, state: &mut State, key: &Key, object: Option<&Object>
     let State { pods, sessions, .. } = state;
     for Refusal { asker, why } in &decision.refused {
         if let (Some(pod), Some(session)) = (pods.get(asker), sessions.get(asker)) {
-            let place = words::refused(key, object, *why, &pod.who.namespace);
-            if let Place::Refused { message, .. } = &place {
-                context.events.publish_pod(pod, Note::warning("Refused", message.clone()).about_primitive(key));
+            let Some(place) = words::answer(key, object, *why, pod) else { continue };
+            match &place {
+                Place::Skipped(message) => context.events.publish_pod(pod, Note::normal("Skipped", message.clone()).about_primitive(key)),
+                Place::Refused { message, .. } => {
+                    context.events.publish_pod(pod, Note::warning("Refused", message.clone()).about_primitive(key));
+                }
+                _ => {}
             }
             session.tell(place);
         }
@@ -314,7 +319,14 @@ fn tell(context: &Context, state: &mut State, key: &Key, object: Option<&Object>
     }
     for asker in &decision.skipped {
         let message = format!("{}/{} has been executed: there is nothing left to do", key.kind, key.name);
-        state.tell(asker, Place::Refused { reason: Reason::Denied, message });
+        let State { pods, sessions, .. } = state;
+        let (Some(pod), Some(session)) = (pods.get(asker), sessions.get(asker)) else { continue };
+        if pod.wrapped.is_none() {
+            session.tell(Place::Refused { reason: Reason::Denied, message });
+            continue;
+        }
+        context.events.publish_pod(pod, Note::normal("Skipped", message.clone()).about_primitive(key));
+        session.tell(Place::Skipped(message));
     }
     let State { pods, jobs, sessions, announced, .. } = state;
     let holders = words::Holders::of(object);
@@ -380,7 +392,7 @@ fn confirm(state: &mut State, key: &Key, asker: &str, token: i64) {
         state.dirty.extend(pod.steps().map(|(key, _)| key));
         return;
     }
-    let held = pod.holds().filter(|(_, item)| item.role.has_token());
+    let held = pod.holds().filter(|(_, item)| item.role.has_token() || pod.wrapped.is_some());
     let token = |key: &Key| session.confirmed.get(key).copied().unwrap_or_default();
     session.tell(Place::Granted(held.map(|(key, _)| Token { target: key.seen_from(&pod.who.namespace), token: token(&key) }).collect()));
 }
@@ -454,6 +466,7 @@ fn forget_gone(state: &mut State, before: &Object, after: &Object) {
     let kept: Vec<String> = after.holders().iter().flat_map(names).collect();
     for uid in before.holders().iter().flat_map(names).filter(|uid| !kept.contains(uid)) {
         state.gone.remove(&uid);
+        runs::forget(state, &after.key(), &uid);
     }
 }
 
