@@ -95,3 +95,161 @@ pub fn said(state: &State, object: &Object, pod: &Admitted, at: At, gathered: &m
 pub fn forget(state: &mut State, key: &Key, uid: &str) {
     state.reports.remove(&(uid.to_owned(), key.clone()));
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        api::{Holder, Mutex, Once, names},
+        controller::{examine::Suspect, gather::gather},
+        coordinator::session::Session,
+        rules::{Evidence, Out, Presence},
+    };
+
+    /// A Pod that takes `mutex/db` and executes `once/x` with its only container, which has this state.
+    fn pod(state: &serde_json::Value) -> PodFacts {
+        let pod = json!({
+            "metadata": {
+                "name": "p", "namespace": "ns", "uid": "p", "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": { names::INJECTED_LABEL: "true" },
+                "annotations": { "konductor.io/mutex": "db;strategy=wrap", "konductor.io/once": "x" },
+            },
+            "spec": { "restartPolicy": "Always", "containers": [{ "name": "app", "command": [names::WRAPPER, "agent", "wrap", "--", "work"] }] },
+            "status": { "containerStatuses": [{
+                "name": "app", "state": state, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            }] },
+        });
+        PodFacts::of(&serde_json::from_value(pod).unwrap())
+    }
+
+    fn running() -> PodFacts {
+        pod(&json!({ "running": {} }))
+    }
+
+    /// The two primitives, each held by the Pod with token 7, or by nobody.
+    fn objects(held: bool) -> [Object; 2] {
+        let holder: Vec<Holder> = serde_json::from_value(json!([{
+            "uid": "p", "kind": "Pod", "namespace": "ns", "name": "p", "token": 7, "since": "2026-01-01T00:00:00Z",
+        }]))
+        .unwrap();
+        let holders = if held { holder } else { Vec::new() };
+        let (mut mutex, mut once) = (Mutex::new("db", Default::default()), Once::new("x", Default::default()));
+        for meta in [&mut mutex.metadata, &mut once.metadata] {
+            meta.namespace = Some("ns".to_owned());
+        }
+        mutex.status.get_or_insert_default().common.holders.clone_from(&holders);
+        once.status.get_or_insert_default().common.holders = holders;
+        [mutex.into(), once.into()]
+    }
+
+    fn picture(pod: &PodFacts, held: bool) -> (State, [Object; 2]) {
+        let (mut state, objects) = (State::default(), objects(held));
+        objects.iter().for_each(|object| state.put_object(object.clone()));
+        state.put_pod(pod.clone());
+        (state, objects)
+    }
+
+    fn ended(target: &str, token: i64, succeeded: Option<bool>) -> Ended {
+        Ended { holds: vec![Token { target: target.to_owned(), token }], succeeded }
+    }
+
+    fn seen(state: &mut State, object: &Object) -> Gathered {
+        gather(state, &object.key(), Some(object), At { now: Instant::now(), time: Timestamp::UNIX_EPOCH })
+    }
+
+    /// What the evidence says of the hold: whether it has ended, and how.
+    fn proven(gathered: &Gathered) -> Option<Option<bool>> {
+        match gathered.facts.evidence.as_slice() {
+            [] => None,
+            [Evidence::PodOut { how: Out::Ended, .. }, Evidence::Outcome { succeeded, .. }] => Some(*succeeded),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_report_ends_the_hold_of_its_token_and_no_other() {
+        let pod = running();
+        let (mut state, [mutex, _]) = picture(&pod, true);
+        assert_eq!(proven(&seen(&mut state, &mutex)), None);
+        state.run_ended(&pod, &ended("mutex/db", 6, Some(true)));
+        assert_eq!(proven(&seen(&mut state, &mutex)), None, "that was an earlier run");
+        state.run_ended(&pod, &ended("mutex/other", 7, Some(true)));
+        assert_eq!(proven(&seen(&mut state, &mutex)), None);
+        state.run_ended(&pod, &ended("mutex/db", 7, Some(true)));
+        assert_eq!(proven(&seen(&mut state, &mutex)), Some(Some(true)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_whose_command_is_not_wrapped_cannot_report() {
+        let (mut state, [mutex, _]) = picture(&running(), true);
+        let plain = PodFacts { wrapped: None, ..running() };
+        state.put_pod(plain.clone());
+        state.run_ended(&plain, &ended("mutex/db", 7, Some(true)));
+        assert_eq!(proven(&seen(&mut state, &mutex)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_a_once_is_executed_is_believed_when_the_kubelet_says_it_too() {
+        let pod_that_runs = running();
+        let (mut state, [_, once]) = picture(&pod_that_runs, true);
+        state.run_ended(&pod_that_runs, &ended("once/x", 7, Some(true)));
+        assert_eq!(proven(&seen(&mut state, &once)), None);
+        state.put_pod(pod(&json!({ "terminated": { "exitCode": 0, "message": "konductor: ended once/x=6" } })));
+        assert_eq!(proven(&seen(&mut state, &once)), None, "that was an earlier run");
+        state.put_pod(pod(&json!({ "terminated": { "exitCode": 0, "message": "konductor: ended once/x=7" } })));
+        assert_eq!(proven(&seen(&mut state, &once)), Some(Some(true)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_passes_the_turn_at_once() {
+        let pod = running();
+        let (mut state, [_, once]) = picture(&pod, true);
+        state.run_ended(&pod, &ended("once/x", 7, Some(false)));
+        assert_eq!(proven(&seen(&mut state, &once)), Some(Some(false)));
+        // The next run does not know.
+        state.run_ended(&pod, &ended("once/x", 7, None));
+        assert_eq!(proven(&seen(&mut state, &once)), Some(Some(false)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_run_that_nobody_reported_the_kubelet_has_time_to_say_how_it_came_out() {
+        let pod = running();
+        let (mut state, [mutex, once]) = picture(&pod, true);
+        state.run_ended(&pod, &ended("once/x", 7, None));
+        let at_first = seen(&mut state, &once);
+        assert_eq!((proven(&at_first), at_first.suspects.len()), (None, 0));
+        assert_eq!(at_first.again, Some(Instant::now() + STATUS_WITHIN));
+        tokio::time::advance(STATUS_WITHIN / 2).await;
+        state.run_ended(&pod, &ended("once/x", 7, None));
+        tokio::time::advance(STATUS_WITHIN / 2).await;
+        let then = seen(&mut state, &once);
+        assert!(matches!(then.suspects.as_slice(), [Suspect::Pod { over: true, token: 7, .. }]), "asking again gives it no more time");
+        // Of what is merely held nobody asks how it came out.
+        state.run_ended(&pod, &ended("mutex/db", 7, None));
+        assert_eq!(proven(&seen(&mut state, &mutex)), Some(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_runs_or_has_ended_is_not_taken_for_one_that_waits() {
+        let pod_that_runs = running();
+        let presence = |state: &mut State, object: &Object| {
+            seen(state, object).facts.requests.iter().map(|request| request.presence).collect::<Vec<_>>()
+        };
+        let (mut state, [mutex, once]) = picture(&pod_that_runs, true);
+        assert!(presence(&mut state, &mutex).is_empty() && presence(&mut state, &once).is_empty(), "it holds all, and runs");
+        let (mut state, [mutex, _]) = picture(&pod_that_runs, false);
+        assert_eq!(presence(&mut state, &mutex), [Presence::Expected], "it waits, and comes back");
+        state.run_ended(&pod_that_runs, &Ended { holds: Vec::new(), succeeded: Some(false) });
+        assert!(presence(&mut state, &mutex).is_empty(), "its container is about to end");
+        state.open_session(&pod_that_runs, Session::open().0);
+        assert_eq!(presence(&mut state, &mutex), [Presence::Here], "it was started again");
+        state.run_ended(&pod_that_runs, &Ended { holds: Vec::new(), succeeded: Some(false) });
+        state.put_pod(pod(&json!({ "waiting": {} })));
+        state.sessions.clear();
+        state.put_pod(pod_that_runs);
+        assert_eq!(presence(&mut state, &mutex), [Presence::Expected], "a new run was seen");
+    }
+}

@@ -78,3 +78,81 @@ fn end(terminated: &ContainerStateTerminated) -> Option<End> {
     let hold = |word: &str| word.rsplit_once('=').and_then(|(target, token)| Some((target.to_owned(), token.parse().ok()?)));
     Some(End { succeeded: terminated.exit_code == 0, holds: words.split(' ').filter_map(hold).collect() })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A Pod whose init container or app container `work` is wrapped, with this status of it.
+    fn pod(init: bool, policy: &str, status: &Value) -> Option<Wrapped> {
+        let wrapped = json!([{ "name": "work", "command": [WRAPPER, "agent", "wrap", "--", "migrate"] }]);
+        let plain = json!([{ "name": "app", "command": ["serve"] }]);
+        let mut status = status.clone();
+        for (field, value) in
+            [("name", json!("work")), ("image", json!("")), ("imageID", json!("")), ("ready", json!(false)), ("restartCount", json!(0))]
+        {
+            status[field] = value;
+        }
+        let (containers, inits, at) =
+            if init { (plain, wrapped, "initContainerStatuses") } else { (wrapped, json!([]), "containerStatuses") };
+        let pod = json!({
+            "metadata": { "name": "p" },
+            "spec": { "restartPolicy": policy, "containers": containers, "initContainers": inits },
+            "status": { at: [status] },
+        });
+        Wrapped::of(&serde_json::from_value(pod).unwrap())
+    }
+
+    fn ended(code: i32, message: &str) -> Value {
+        json!({ "terminated": { "exitCode": code, "message": message } })
+    }
+
+    #[test]
+    fn a_run_is_known_by_what_it_held() {
+        let words = format!("two rows written\n{}", last_words([("mutex/db", 7), ("once/shop/x", 8)].into_iter()));
+        for status in [
+            json!({ "state": ended(0, &words) }),
+            json!({ "state": { "running": {} }, "lastState": ended(0, &words) }),
+            json!({ "state": { "waiting": {} }, "lastState": ended(0, &format!("{words}\n")) }),
+        ] {
+            let seen = pod(true, "Always", &status).unwrap();
+            assert_eq!(seen.end_of("mutex/db", 7), Some(true), "{status}");
+            assert_eq!(seen.end_of("once/shop/x", 8), Some(true));
+            // Tokens of two primitives may be the same number.
+            assert_eq!(seen.end_of("mutex/db", 8), None);
+            assert_eq!(seen.end_of("mutex/d", 7), None);
+        }
+        let failed = pod(true, "Always", &json!({ "state": ended(137, &words) })).unwrap();
+        assert_eq!(failed.end_of("mutex/db", 7), Some(false), "killed between its last words and its end");
+    }
+
+    #[test]
+    fn an_end_without_last_words_is_no_runs_unless_none_follows() {
+        for (policy, code, over) in
+            [("Never", 0, true), ("Never", 1, true), ("OnFailure", 0, true), ("OnFailure", 1, false), ("Always", 0, false)]
+        {
+            let seen = pod(false, policy, &json!({ "state": ended(code, "bye") })).unwrap();
+            assert_eq!((seen.over, seen.rests, seen.end_of("mutex/db", 7)), (over, over, None), "{policy} {code}");
+            // A Pod whose sandbox is made anew runs its init containers again.
+            let init = pod(true, policy, &json!({ "state": ended(code, "bye") })).unwrap();
+            assert_eq!((init.over, init.rests, init.last), (false, code == 0, Some(code == 0)), "{policy} {code}");
+        }
+    }
+
+    #[test]
+    fn a_pod_without_a_wrapped_command_has_none() {
+        let pod: Pod =
+            serde_json::from_value(json!({ "metadata": {}, "spec": { "containers": [{ "name": "app", "args": [WRAPPER] }] } })).unwrap();
+        assert_eq!(Wrapped::of(&pod), None);
+        assert!(Wrapped::default().end_of("mutex/db", 7).is_none());
+    }
+
+    #[test]
+    fn words_that_only_look_like_its_own_prove_nothing() {
+        for words in ["konductor: ended", "konductor: ended mutex/db", "konductor: ended mutex/db=x", "says konductor: ended mutex/db=7"] {
+            assert_eq!(pod(true, "Never", &json!({ "state": ended(0, words) })).unwrap().end_of("mutex/db", 7), None, "{words}");
+        }
+    }
+}

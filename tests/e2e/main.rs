@@ -18,3 +18,4 @@ mod primitives;
 mod scene;
 mod showing;
 mod strategies;
+mod wrap;

@@ -26,11 +26,11 @@ use crate::{
 
 const HOLDS: &str = "konductor.io/mutex: db";
 
-fn servers(scene: &Scene) -> Api<Pod> {
+pub fn servers(scene: &Scene) -> Api<Pod> {
     Api::namespaced(scene.client.clone(), SYSTEM)
 }
 
-async fn leader(scene: &Scene) -> Option<Pod> {
+pub async fn leader(scene: &Scene) -> Option<Pod> {
     servers(scene).list(&ListParams::default().labels("konductor.io/leader=true")).await.unwrap().items.pop()
 }
 
@@ -39,7 +39,7 @@ fn all_servers() -> ListParams {
 }
 
 /// Waits until both replicas serve, those before them are gone with their open sessions, and somebody leads.
-async fn until_serving(scene: &Scene) {
+pub async fn until_serving(scene: &Scene) {
     scene.run_in_system(&["rollout", "status", "deployment/konductor", "--timeout=180s"]);
     scene
         .until("two replicas are there, and one leads", async || {
