@@ -94,6 +94,7 @@ fn containers(names: &'static [&'static str], least: usize, init: bool) -> impl 
         .prop_map(move |(names, parts)| {
             let container = |(name, (mut fields, security, resources, env, mounts, sidecar)): (&str, Parts)| {
                 fields.insert("name".to_owned(), name.into());
+                fields.insert("command".to_owned(), json!(["run", name]));
                 for (field, value) in [("securityContext", security), ("resources", resources), ("env", env), ("volumeMounts", mounts)] {
                     value.into_iter().for_each(|value| _ = fields.insert(field.to_owned(), value));
                 }
@@ -159,10 +160,11 @@ fn annotations(of_job: bool) -> impl Strategy<Value = Value> {
     );
     let lasting = some(&["on-lost=ignore", "max-hold=1h", "start-timeout=5m"]);
     let release = some(&["release=controller"]);
-    let strategy = proptest::sample::select(vec![None, Some("init"), Some("gate"), Some("suspend")]);
+    let strategy = proptest::sample::select(vec![None, Some("init"), Some("gate"), Some("suspend"), Some("wrap")]);
     (items, lasting, release, strategy, any::<bool>(), any::<bool>()).prop_map(
         move |((wait, mut acquire, arrive, done, once), lasting, release, strategy, fencing, skip)| {
-            let once = if of_job { once } else { Vec::new() };
+            let wrap = !of_job && strategy == Some("wrap");
+            let once = if of_job || wrap { once } else { Vec::new() };
             if [&wait, &acquire, &arrive, &done, &once].into_iter().all(Vec::is_empty) {
                 acquire.push("mutex/a".to_owned());
             }
@@ -171,12 +173,18 @@ fn annotations(of_job: bool) -> impl Strategy<Value = Value> {
             let early = token || !wait.is_empty() || !done.is_empty();
             let mut keys = String::new();
             if token || !done.is_empty() {
+                let release = release.into_iter().filter(|_| !wrap);
                 lasting.into_iter().chain(release).for_each(|key| keys.push_str(&format!(";{key}")));
             }
             keys.push_str(if fencing && token { ";fencing=true" } else { "" });
             keys.push_str(if skip { ";on-conflict=skip" } else { "" });
-            let implied = skip || !once.is_empty();
-            if let Some(strategy) = strategy.filter(|strategy| early && if *strategy == "suspend" { of_job } else { !implied }) {
+            let implied = of_job && (skip || !once.is_empty());
+            let fits = |strategy: &&str| match *strategy {
+                "suspend" => of_job,
+                "wrap" => wrap,
+                _ => !implied,
+            };
+            if let Some(strategy) = strategy.filter(|strategy| early && fits(strategy)) {
                 keys.push_str(&format!(";strategy={strategy}"));
             }
             let mut written = Map::new();
@@ -207,7 +215,18 @@ fn job(annotations: &Value) -> Value {
 fn pod() -> impl Strategy<Value = Value> {
     let finalizers = maybe(some(&["konductor.io/outcome", "example.com/backup"]).prop_map(Value::from));
     (unknown(), unknown(), annotations(false), spec(), maybe(Just(json!({ "app": "shop" }))), finalizers).prop_map(
-        |(mut top, mut metadata, annotations, spec, labels, finalizers)| {
+        |(mut top, mut metadata, mut annotations, mut spec, labels, finalizers)| {
+            // The container that is wrapped must be there.
+            let ends = |container: &&Value| container["restartPolicy"] != "Always" && container["name"] != "istio-init";
+            let init = spec["initContainers"].as_array().and_then(|list| list.iter().find(ends));
+            let init = init.map(|init| init["name"].as_str().unwrap().to_owned());
+            let wrapped = init.unwrap_or_else(|| {
+                spec["containers"][0]["name"] = "main".into();
+                "main".to_owned()
+            });
+            for value in annotations.as_object_mut().unwrap().values_mut() {
+                *value = value.as_str().unwrap().replace(";strategy=wrap", &format!(";strategy=wrap;container={wrapped}")).into();
+            }
             metadata.insert("annotations".to_owned(), annotations);
             finalizers.into_iter().for_each(|finalizers| _ = metadata.insert("finalizers".to_owned(), finalizers));
             labels.into_iter().for_each(|labels| _ = metadata.insert("labels".to_owned(), labels));
@@ -223,6 +242,8 @@ fn pod() -> impl Strategy<Value = Value> {
 fn names(value: &Value) -> Vec<&str> {
     value.as_array().into_iter().flatten().map(|entry| entry["name"].as_str().unwrap_or_default()).collect()
 }
+
+const WRAPPER: &str = "/konductor.io/konductor";
 
 /// The object without everything that konductor puts into a Pod, and without fields that are empty: absent, null and empty mean the same.
 fn without_ours(pod: &Value) -> Value {
@@ -243,6 +264,9 @@ fn without_ours(pod: &Value) -> Value {
         for container in pod["spec"][field].as_array_mut().into_iter().flatten() {
             keep(&mut container["env"]);
             keep(&mut container["volumeMounts"]);
+            if let Some(command) = container["command"].as_array_mut().filter(|command| command[0] == WRAPPER) {
+                command.drain(..4);
+            }
             drop_empty(container, &["env", "volumeMounts"]);
         }
     }
@@ -306,16 +330,17 @@ proptest! {
             prop_assert!(init.iter().all(|name| !name.starts_with("konductor-")), "{:?}", init);
             return Ok(());
         }
-        let at = init.iter().position(|name| *name == "konductor-acquire").expect("it acquires");
+        let first = if plan.wraps() { "konductor-install" } else { "konductor-acquire" };
+        let at = init.iter().position(|name| *name == first).expect("it is injected");
         prop_assert!(init[..at].iter().all(|name| name.starts_with("istio-") || name.starts_with("linkerd-")), "{:?}", init);
         // What prepares the traffic of a proxy that does not run yet would cut the acquire step off.
         prop_assert!(at == 0 || result["spec"]["initContainers"][at - 1]["restartPolicy"] == "Always", "{:?}", init);
         let second = match plan.release {
-            _ if plan.holds().count() == 0 => None,
+            _ if plan.holds().count() == 0 || plan.wraps() => None,
             Some(Release::Controller) => plan.fencing.then_some("konductor-verify"),
             Some(Release::Hook) | None => Some("konductor-hold"),
         };
-        let ours: Vec<&str> = [Some("konductor-acquire"), second].into_iter().flatten().collect();
+        let ours: Vec<&str> = [Some(first), second].into_iter().flatten().collect();
         prop_assert_eq!(init[at..].iter().take(ours.len()).copied().collect::<Vec<_>>(), ours.clone());
         prop_assert_eq!(init.iter().filter(|name| name.starts_with("konductor-")).count(), ours.len());
     }
@@ -335,8 +360,10 @@ proptest! {
     fn ours_are_restricted_and_alone_with_their_token(pod in pod()) {
         let result = admitted(&pod, None).object;
         for container in ["initContainers", "containers"].into_iter().flat_map(|field| result["spec"][field].as_array().into_iter().flatten()) {
-            let ours = container["name"].as_str().unwrap().starts_with("konductor-");
-            prop_assert_eq!(names(&container["volumeMounts"]).contains(&"konductor-token"), ours);
+            let name = container["name"].as_str().unwrap();
+            let (ours, wrapped) = (name.starts_with("konductor-"), container["command"][0] == WRAPPER);
+            prop_assert_eq!(names(&container["volumeMounts"]).contains(&"konductor-token"), ours && name != "konductor-install" || wrapped);
+            prop_assert_eq!(wrapped, plan_of(&pod, Subject::Pod).container.as_deref() == Some(name));
             prop_assert!(!ours || is_restricted(container), "{}", container);
             prop_assert!(!ours || container["resources"]["requests"] == container["resources"]["limits"]);
         }
@@ -362,7 +389,8 @@ proptest! {
         prop_assert_eq!(admitted(&second.object, None).patch.0, vec![]);
         let init = names(&second.object["spec"]["initContainers"]);
         let steps = plan_of(&pod, Subject::Pod).steps().count();
-        prop_assert_eq!(init.iter().filter(|name| **name == "konductor-acquire").count(), usize::from(steps > 0));
+        let first = if plan_of(&pod, Subject::Pod).wraps() { "konductor-install" } else { "konductor-acquire" };
+        prop_assert_eq!(init.iter().filter(|name| **name == first).count(), usize::from(steps > 0));
         prop_assert_eq!(without_ours(&second.object), without_ours(&between));
     }
 

@@ -1,4 +1,5 @@
-//! `konductor agent acquire`: waits until the Pod holds all that its annotations say, and tells people what it waits for.
+//! `konductor agent acquire`: waits until the Pod holds all that its annotations say, and tells people what it waits for. What wraps a command waits in
+//! the same way.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::{
     settings::Settings,
     voice::Voice,
 };
-use crate::coordinator::protocol::{Progress, Reason, Token};
+use crate::coordinator::protocol::{Ended, Progress, Reason, Token};
 
 /// A token that was just made, or is just being replaced, is recognized after a few tries; a wrong one never.
 const NOT_RECOGNIZED_LIMIT: u32 = 8;
@@ -26,17 +27,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(120);
 
 /// Runs until granted or refused. A server that is away is waited for, however long: waiting inside the init container is gentler than a crash loop.
 pub async fn run(coordinator: &Coordinator, settings: &Settings, voice: &mut Voice) -> Outcome {
-    voice.say(&format!("{}: asking for what its annotations say", settings.pod));
-    let mut acquiring = Acquiring {
-        coordinator,
-        settings,
-        voice,
-        started: Instant::now(),
-        last_waiting: String::new(),
-        outage: None,
-        backoff: Backoff::default(),
-        not_recognized: 0,
-    };
+    let mut acquiring = Acquiring::begin(coordinator, settings, voice);
     loop {
         let tokens = match acquiring.granted().await {
             Ok(tokens) => tokens,
@@ -46,6 +37,15 @@ pub async fn run(coordinator: &Coordinator, settings: &Settings, voice: &mut Voi
             return outcome;
         }
     }
+}
+
+/// The same for a command that is wrapped. Each run of it holds anew, with new tokens: what an earlier one left is given back first.
+pub async fn anew(coordinator: &Coordinator, settings: &Settings, voice: &mut Voice) -> Result<Vec<Token>, Outcome> {
+    let mut acquiring = Acquiring::begin(coordinator, settings, voice);
+    acquiring.give_back().await?;
+    let tokens = acquiring.granted().await?;
+    acquiring.say_tokens(&tokens);
+    Ok(tokens)
 }
 
 struct Acquiring<'a> {
@@ -60,13 +60,48 @@ struct Acquiring<'a> {
     not_recognized: u32,
 }
 
-impl Acquiring<'_> {
+impl<'a> Acquiring<'a> {
+    fn begin(coordinator: &'a Coordinator, settings: &'a Settings, voice: &'a mut Voice) -> Self {
+        voice.say(&format!("{}: asking for what its annotations say", settings.pod));
+        Self {
+            coordinator,
+            settings,
+            voice,
+            started: Instant::now(),
+            last_waiting: String::new(),
+            outage: None,
+            backoff: Backoff::default(),
+            not_recognized: 0,
+        }
+    }
+
+    /// Waits until nothing is left that an earlier run of this container held. It has ended, or this one would not run.
+    async fn give_back(&mut self) -> Result<(), Outcome> {
+        loop {
+            let left = self.coordinator.held().await;
+            let given = match left {
+                Ok(holds) if holds.is_empty() => {
+                    self.heard();
+                    return Ok(());
+                }
+                Ok(holds) => self.coordinator.ended(&Ended { holds, succeeded: None }).await,
+                Err(failure) => Err(failure),
+            };
+            match given {
+                Ok(()) => self.heard(),
+                Err(failure) => self.failed(failure)?,
+            }
+            sleep(self.backoff.pause()).await;
+        }
+    }
+
     /// Asks, over as many connections as it takes.
     async fn granted(&mut self) -> Result<Vec<Token>, Outcome> {
         loop {
             let begun = Instant::now();
             let failure = match self.session().await {
                 Ok(Progress::Granted { tokens }) => return Ok(tokens),
+                Ok(Progress::Skipped { message }) => return Err(self.end(Outcome::Skipped, "skipped", &message)),
                 Ok(Progress::Refused { reason: Reason::TimedOut, message }) => {
                     return Err(self.end(Outcome::TimedOut, "gave up", &message));
                 }
@@ -78,19 +113,25 @@ impl Acquiring<'_> {
             if begun.elapsed() >= GOOD_SESSION {
                 self.backoff.reset();
             }
-            match failure {
-                Failure::Denied(words) => return Err(self.end(Outcome::Denied, "refused", &words)),
-                Failure::NotRecognized(words) => {
-                    self.not_recognized += 1;
-                    if self.not_recognized >= NOT_RECOGNIZED_LIMIT {
-                        return Err(self.end(Outcome::Denied, "refused", &words));
-                    }
-                    self.complain(&words);
-                }
-                Failure::Unavailable(words) => self.complain(&words),
-            }
+            self.failed(failure)?;
             sleep(self.backoff.pause()).await;
         }
+    }
+
+    /// What a failure means: another attempt, or the end.
+    fn failed(&mut self, failure: Failure) -> Result<(), Outcome> {
+        match failure {
+            Failure::Denied(words) => return Err(self.end(Outcome::Denied, "refused", &words)),
+            Failure::NotRecognized(words) => {
+                self.not_recognized += 1;
+                if self.not_recognized >= NOT_RECOGNIZED_LIMIT {
+                    return Err(self.end(Outcome::Denied, "refused", &words));
+                }
+                self.complain(&words);
+            }
+            Failure::Unavailable(words) => self.complain(&words),
+        }
+        Ok(())
     }
 
     /// One connection, to its last line.
@@ -107,7 +148,9 @@ impl Acquiring<'_> {
                     }
                 }
                 Event::Progress(Progress::Heartbeat) | Event::Unknown => {}
-                Event::Progress(last @ (Progress::Granted { .. } | Progress::Refused { .. })) => return Ok(last),
+                Event::Progress(last @ (Progress::Granted { .. } | Progress::Skipped { .. } | Progress::Refused { .. })) => {
+                    return Ok(last);
+                }
             }
         }
     }
@@ -130,10 +173,7 @@ impl Acquiring<'_> {
     /// Says which tokens were granted and, with fencing, waits until the files show them: then the kubelet knows them too, and the app's
     /// environment will have them. `None`: they have not come, ask again.
     async fn fencing(&mut self, tokens: &[Token]) -> Option<Outcome> {
-        let waited = self.started.elapsed().as_secs();
-        for Token { target, token } in tokens {
-            self.voice.say(&format!("holds {target}, token {token}, after {waited} s"));
-        }
+        self.say_tokens(tokens);
         let holds = self.settings.fencing_holds;
         if holds == 0 {
             return Some(Outcome::Granted);
@@ -152,6 +192,13 @@ impl Acquiring<'_> {
             sleep(LOOK_AT_FILES).await;
         }
         None
+    }
+
+    fn say_tokens(&mut self, tokens: &[Token]) {
+        let waited = self.started.elapsed().as_secs();
+        for Token { target, token } in tokens {
+            self.voice.say(&format!("holds {target}, token {token}, after {waited} s"));
+        }
     }
 
     fn files_show(&self, tokens: &[Token]) -> bool {

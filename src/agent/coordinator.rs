@@ -6,7 +6,7 @@ use http::{
     HeaderValue, Request, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_LENGTH, HOST, USER_AGENT},
 };
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     body::{Bytes, Incoming},
     client::conn::http1,
@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::settings::{Mistakes, Settings};
-use crate::coordinator::protocol::{Problem, Progress, Reason, Verified};
+use crate::coordinator::protocol::{Ended, Held, Problem, Progress, Reason, Token, Verified};
 
 /// For the TCP and TLS handshakes together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,7 +74,7 @@ pub enum Event {
 }
 
 /// An HTTP connection and the task that drives it.
-type Connection = (http1::SendRequest<Empty<Bytes>>, AbortOnDropHandle<()>);
+type Connection = (http1::SendRequest<Full<Bytes>>, AbortOnDropHandle<()>);
 
 /// An open acquire session. Dropping it closes the connection.
 pub struct Session {
@@ -106,35 +106,48 @@ impl Coordinator {
 
     /// Asks for all that the Pod's annotations say. The server speaks until it is granted or refused.
     pub async fn acquire(&self) -> Result<Session, Failure> {
-        let (response, connection) = self.post("/v1/acquire").await?;
+        let (response, connection) = self.post("/v1/acquire", Bytes::new()).await?;
         Ok(Session { body: response.into_body(), buffer: Vec::new(), _connection: connection })
     }
 
     /// Whether the Pod holds all that its annotations say.
     pub async fn verify(&self) -> Result<Verified, Failure> {
-        let (response, _connection) = self.post("/v1/verify").await?;
+        let (response, _connection) = self.post("/v1/verify", Bytes::new()).await?;
         read_json(response).await
     }
 
     /// A hint that the Pod's app has ended. Evidence is for the controller to find.
     pub async fn release(&self) -> Result<(), Failure> {
-        let (response, _connection) = self.post("/v1/release").await?;
+        let (response, _connection) = self.post("/v1/release", Bytes::new()).await?;
+        read_json::<Value>(response).await.map(drop)
+    }
+
+    /// What the Pod holds.
+    pub async fn held(&self) -> Result<Vec<Token>, Failure> {
+        let (response, _connection) = self.post("/v1/held", Bytes::new()).await?;
+        read_json::<Held>(response).await.map(|held| held.holds)
+    }
+
+    /// Says that the wrapped command does not run under these holds, and never will again.
+    pub async fn ended(&self, ended: &Ended) -> Result<(), Failure> {
+        let body = serde_json::to_vec(ended).map_err(|error| unavailable("making the request failed", &error))?;
+        let (response, _connection) = self.post("/v1/ended", body.into()).await?;
         read_json::<Value>(response).await.map(drop)
     }
 
     /// Sends, and returns the response if it is 200.
-    async fn post(&self, path: &'static str) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), Failure> {
+    async fn post(&self, path: &'static str, body: Bytes) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), Failure> {
         // Read anew every time: the kubelet replaces it before it expires.
         let token = std::fs::read_to_string(&self.token_file).map_err(|error| unavailable("reading the Pod's token failed", &error))?;
         let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.trim()))
             .map_err(|error| unavailable("the Pod's token is malformed", &error))?;
         bearer.set_sensitive(true);
-        let mut request =
-            Request::post(path).body(Empty::<Bytes>::new()).map_err(|error| unavailable("making the request failed", &error))?;
+        let length = body.len();
+        let mut request = Request::post(path).body(Full::new(body)).map_err(|error| unavailable("making the request failed", &error))?;
         let headers = request.headers_mut();
         headers.insert(HOST, self.host.clone());
         headers.insert(AUTHORIZATION, bearer);
-        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        headers.insert(CONTENT_LENGTH, length.into());
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("konductor-agent/", env!("CARGO_PKG_VERSION"))));
 
         let (mut sender, connection) = timeout(CONNECT_TIMEOUT, self.connect())

@@ -1,5 +1,5 @@
 //! What runs inside users' Pods: `konductor agent acquire` (init container) and `konductor agent hold` (sidecar)
-//! or `konductor agent verify`.
+//! or `konductor agent verify`; or `konductor agent install` (init container) and `konductor agent wrap` (around a command of the user's).
 //!
 //! Thousands of these wait at the same time on other people's nodes, so there is one thread, one connection, no polling of the server, and
 //! no Kubernetes client. All that they know comes from their environment and their projected token.
@@ -7,15 +7,17 @@
 //! - [`settings`] parses the environment, all mistakes at once. Pure.
 //! - [`coordinator`] is the connection: TLS, token, one method a request.
 //! - [`backoff`] spaces attempts.
-//! - [`acquire`] and [`hold`] are the two commands.
+//! - [`acquire`] and [`hold`] are the two commands, [`wrap`] is both around a [`child`] process.
 //! - [`voice`] is what people read in `kubectl logs`.
 
 pub mod acquire;
 pub mod backoff;
+pub mod child;
 pub mod coordinator;
 pub mod hold;
 pub mod settings;
 pub mod voice;
+pub mod wrap;
 
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,8 @@ pub enum Outcome {
     Granted,
     /// The request's own `timeout` is over.
     TimedOut,
+    /// There is nothing to do for a wrapped command.
+    Skipped,
     /// The Pod may not hold this.
     Denied,
     /// The machine did not let the step start: no runtime, or no hold of SIGTERM.
@@ -50,7 +54,7 @@ impl Outcome {
     /// The exit code.
     pub fn code(self) -> u8 {
         match self {
-            Self::Granted => 0,
+            Self::Granted | Self::Skipped => 0,
             Self::TimedOut => 3,
             Self::Denied => 4,
             Self::CannotStart => 5,
@@ -67,7 +71,7 @@ impl From<Outcome> for ExitCode {
 }
 
 /// The words after `konductor agent`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
+#[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
 pub enum Step {
     /// Waits until the Pod holds all that its annotations say (init container).
     Acquire,
@@ -75,6 +79,10 @@ pub enum Step {
     Hold,
     /// Verifies the hold (init container, where there is no sidecar and the app wants its fencing token).
     Verify,
+    /// Puts what wraps a command beside it (init container).
+    Install(wrap::Install),
+    /// Runs a command for as long as the Pod holds all that its annotations say (the user's container).
+    Wrap(wrap::Wrap),
 }
 
 /// Runs a step to its end. Call it before anything slow: it takes SIGTERM over, which a container's first process otherwise ignores.
@@ -87,10 +95,16 @@ pub fn run(step: Step) -> ExitCode {
             return Outcome::CannotStart.into();
         }
     };
-    runtime.block_on(take(step, &mut voice)).into()
+    match step {
+        Step::Wrap(wrap) => runtime.block_on(wrap::run(wrap)).into(),
+        step => runtime.block_on(take(step, &mut voice)).into(),
+    }
 }
 
 async fn take(step: Step, voice: &mut Voice) -> Outcome {
+    if let Step::Install(install) = &step {
+        return wrap::install(install, voice);
+    }
     let mut terminate = match signal(SignalKind::terminate()) {
         Ok(terminate) => terminate,
         Err(error) => {
@@ -124,7 +138,7 @@ async fn take(step: Step, voice: &mut Voice) -> Outcome {
             outcome
         }
         Step::Hold => hold::run(&coordinator, &settings, voice, terminated).await,
-        Step::Verify => tokio::select! {
+        Step::Verify | Step::Install(_) | Step::Wrap(_) => tokio::select! {
             () = hold::verify(&coordinator, &settings, voice) => Outcome::Granted,
             () = terminated => Outcome::Terminated,
         },

@@ -1,6 +1,11 @@
 //! The environment that injection writes, parsed once. Every mistake is named in one message.
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use rustls::{
     RootCertStore,
@@ -24,8 +29,32 @@ pub struct Settings {
     pub pod: String,
     /// `KONDUCTOR_FENCING_HOLDS`: how many token files to wait for; 0 without fencing.
     pub fencing_holds: usize,
-    /// Where those files are.
+    /// `KONDUCTOR_FENCING_DIRECTORY`: where those files are, if not in their usual place.
     pub fencing_directory: PathBuf,
+    /// `KONDUCTOR_FENCING_ENV`: the variables that a wrapped command gets, each with the number of its token.
+    pub fencing_env: Vec<(String, usize)>,
+    /// `KONDUCTOR_TERMINATION_LOG`: where a wrapped container's last words belong.
+    pub termination_log: Option<PathBuf>,
+}
+
+/// All of these variables. Those of a wrapped container stand in a file, so that its command's environment stays as it is.
+const VARIABLES: [&str; 10] = [
+    "KONDUCTOR_SERVER_ADDRESS",
+    "KONDUCTOR_SERVER_NAME",
+    "KONDUCTOR_CA",
+    "KONDUCTOR_TOKEN_FILE",
+    "KONDUCTOR_FENCING_HOLDS",
+    "KONDUCTOR_FENCING_ENV",
+    "KONDUCTOR_FENCING_DIRECTORY",
+    "KONDUCTOR_TERMINATION_LOG",
+    "POD_NAMESPACE",
+    "POD_NAME",
+];
+
+/// The text of a file that [`Settings::from_file`] reads.
+pub fn to_file(variable: impl Fn(&str) -> Option<String>) -> String {
+    let given: BTreeMap<&str, String> = VARIABLES.into_iter().filter_map(|name| Some((name, variable(name)?))).collect();
+    serde_json::to_string_pretty(&given).unwrap_or_default()
 }
 
 /// Everything that is wrong with the environment.
@@ -39,6 +68,14 @@ impl fmt::Display for Mistakes {
 }
 
 impl Settings {
+    /// Parses what the install step has written into a file.
+    pub fn from_file(path: &Path) -> Result<Self, Mistakes> {
+        let unreadable = |error: &dyn fmt::Display| Mistakes(vec![format!("{}: {error}", path.display())]);
+        let text = fs::read_to_string(path).map_err(|error| unreadable(&error))?;
+        let given: BTreeMap<String, String> = serde_json::from_str(&text).map_err(|error| unreadable(&error))?;
+        Self::from_environment(|name| given.get(name).cloned())
+    }
+
     /// Parses what `variable` returns for each name.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
         let mut reader = Reader { variable, mistakes: Vec::new() };
@@ -47,6 +84,14 @@ impl Settings {
         let roots = reader.required("KONDUCTOR_CA", "one or more CA certificates as PEM", roots);
         let token_file = reader.required("KONDUCTOR_TOKEN_FILE", "a path", |value| Some(PathBuf::from(value)));
         let fencing_holds = reader.optional("KONDUCTOR_FENCING_HOLDS", "a number", |value| value.parse().ok());
+        let fencing_env = reader.optional("KONDUCTOR_FENCING_ENV", "a list of NAME=NUMBER", |value| {
+            value
+                .split(' ')
+                .map(|pair| pair.split_once('=').and_then(|(name, index)| Some((name.to_owned(), index.parse().ok()?))))
+                .collect()
+        });
+        let fencing_directory = reader.read("KONDUCTOR_FENCING_DIRECTORY").unwrap_or_else(|| FENCING_DIRECTORY.to_owned());
+        let termination_log = reader.read("KONDUCTOR_TERMINATION_LOG").map(PathBuf::from);
         let pod = match ["POD_NAMESPACE", "POD_NAME"].map(|name| reader.read(name)) {
             [Some(namespace), Some(name)] => format!("{namespace}/{name}"),
             _ => "this Pod".to_owned(),
@@ -59,7 +104,9 @@ impl Settings {
                 token_file,
                 pod,
                 fencing_holds: fencing_holds.unwrap_or(0),
-                fencing_directory: PathBuf::from(FENCING_DIRECTORY),
+                fencing_directory: PathBuf::from(fencing_directory),
+                fencing_env: fencing_env.unwrap_or_default(),
+                termination_log,
             }),
             _ => Err(Mistakes(reader.mistakes)),
         }

@@ -472,6 +472,7 @@ fn every_mistake_in_the_environment_is_named_at_once() {
             "KONDUCTOR_SERVER_NAME is not a DNS name",
             "KONDUCTOR_CA is not one or more CA certificates as PEM",
             "KONDUCTOR_FENCING_HOLDS is not a number",
+            "KONDUCTOR_FENCING_ENV is not a list of NAME=NUMBER",
         ]
     );
     assert_eq!(Outcome::BadConfiguration.code(), 78);

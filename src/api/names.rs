@@ -42,13 +42,21 @@ pub const HOLD_CONTAINER: &str = "konductor-hold";
 /// The init container that verifies the hold where there is no sidecar. Between the acquire step and an app with fencing tokens there must be one: a kubelet
 /// may start what follows the acquire step with the Pod as it knew it before the tokens were written, but not what follows that.
 pub const VERIFY_CONTAINER: &str = "konductor-verify";
+/// The init container that puts konductor's binary beside a command that is wrapped.
+pub const INSTALL_CONTAINER: &str = "konductor-install";
+/// The volume with that binary.
+pub const WRAP_VOLUME: &str = "konductor-wrap";
+/// Where [`WRAP_VOLUME`] is mounted, in the install step and the wrapped container.
+pub const WRAP_DIRECTORY: &str = "/konductor.io";
+/// The binary in it: the first word of a wrapped command.
+pub const WRAPPER: &str = "/konductor.io/konductor";
 /// The projected volume with the Pod-bound token of the injected containers.
 pub const TOKEN_VOLUME: &str = "konductor-token";
 /// Where the injected containers find [`TOKEN_VOLUME`]; the file is `token`.
 pub const TOKEN_DIRECTORY: &str = "/var/run/secrets/konductor.io";
-/// The downward volume with the fencing tokens, one file a hold.
+/// The volume with the fencing tokens, one file a hold: from the Pod's annotations, or with `strategy=wrap` written by what wraps the command.
 pub const FENCING_VOLUME: &str = "konductor-fencing";
-/// Where [`FENCING_VOLUME`] is mounted, in the injected containers and the app's.
+/// Where [`FENCING_VOLUME`] is mounted, in the injected containers and those that run under the hold.
 pub const FENCING_DIRECTORY: &str = "/var/run/konductor";
 /// Audience of the Pod-bound tokens; the API server itself refuses such a token.
 pub const TOKEN_AUDIENCE: &str = "konductor.io";

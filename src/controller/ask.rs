@@ -10,6 +10,7 @@ use super::{
     facts::{JobFacts, PodFacts},
     gather::{Gathered, Unknown, sooner, token_of},
     object::{Key, Object},
+    runs,
     world::{EXPECTED_FOR, State},
 };
 use crate::{
@@ -51,7 +52,7 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
         Some(_) if cut_off => Presence::Away,
         Some(_) => Presence::Here,
         None if pod.gated => Presence::Here,
-        None if pod.step != AcquireStep::Running => return false,
+        None if pod.step != AcquireStep::Running || runs::is_silent(state, pod) => return false,
         None if cut_off => Presence::Away,
         None => without_session(state, pod, at.now, gathered),
     };

@@ -32,6 +32,19 @@ pub async fn lost(context: &Context, key: &Key, written: &Object, evidence: &[Ev
     }
 }
 
+/// Ends wrapped Pods from which a hold is about to be taken. Afterwards nothing would tell one whose command runs on from one that waits again, or has
+/// ended, should this process die in between.
+pub async fn wrapped(context: &Context, key: &Key, evidence: &[Evidence]) -> Result<(), kube::Error> {
+    for fact in evidence {
+        let Evidence::PodOut { uid, how: Out::Lost } = fact else { continue };
+        let found = context.world.lock().pods.get(uid).filter(|pod| pod.wrapped.is_some() && !pod.deleting && !goes_on(pod)).cloned();
+        if let Some(pod) = found {
+            end_pod(context, key, &pod).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether a Pod runs on without its hold, as its annotations say. One that has not started yet does not.
 fn goes_on(pod: &PodFacts) -> bool {
     pod.started && pod.plan.as_ref().is_some_and(|plan| plan.on_lost == OnLost::Ignore)
@@ -62,6 +75,7 @@ async fn end_pod(context: &Context, key: &Key, pod: &PodFacts) -> Result<(), kub
 }
 
 /// Ends Pods that were refused one hold, keep another, and would ask again for ever: what they hold would be lost to all. Their controller makes new ones.
+/// (What wraps a command gives back what it has got.)
 pub async fn refused(context: &Context, key: &Key, decision: &Decision) {
     for Refusal { asker, .. } in &decision.refused {
         let keeps = |state: &State, pod: &PodFacts| {
@@ -70,7 +84,11 @@ pub async fn refused(context: &Context, key: &Key, decision: &Decision) {
         };
         let found = {
             let state = context.world.lock();
-            state.pods.get(asker).filter(|pod| pod.replaceable && !pod.deleting && pod.job.is_none() && keeps(&state, pod)).cloned()
+            state
+                .pods
+                .get(asker)
+                .filter(|pod| pod.replaceable && pod.wrapped.is_none() && !pod.deleting && pod.job.is_none() && keeps(&state, pod))
+                .cloned()
         };
         let Some(pod) = found else { continue };
         warn!(%key, pod = %pod.who, "refused while it holds others: deleting it");

@@ -11,6 +11,7 @@ use super::{
     facts::{Outage, PodFacts, key_of},
     gather::{Gathered, sooner},
     object::{Key, Object},
+    runs::{self, Said},
     world::State,
 };
 use crate::{
@@ -37,6 +38,12 @@ pub enum Suspect {
         name: String,
         /// Its UID.
         uid: String,
+        /// What it holds.
+        key: Key,
+        /// The token that it holds it with.
+        token: i64,
+        /// Whether its wrapped command has ended: only how is asked.
+        over: bool,
         /// Its node and that one's outage, if it has lasted for longer than the primitive's `ttl`.
         lost_node: Option<(String, Outage)>,
     },
@@ -114,9 +121,9 @@ pub fn look_again(state: &mut State, object: &Object, now: Instant, gathered: &m
     }
     *looked = now;
     for holder in object.holders() {
-        let Holder { namespace, name, uid, .. } = holder.clone();
+        let Holder { namespace, name, uid, token, .. } = holder.clone();
         gathered.suspects.push(match holder.kind {
-            HolderKind::Pod => Suspect::Pod { namespace, name, uid, lost_node: None },
+            HolderKind::Pod => Suspect::Pod { namespace, name, uid, key: object.key(), token, over: false, lost_node: None },
             HolderKind::Job => Suspect::Job { holder: holder.clone(), lost_nodes: lost_nodes(state, object, now), key: object.key() },
             HolderKind::Claim => Suspect::Claim { holder: holder.clone(), unrenewed: None },
         });
@@ -130,11 +137,11 @@ pub fn examine(state: &mut State, object: &Object, holder: &Holder, at: At, gath
     match holder.kind {
         HolderKind::Pod => {
             let itself = Admitted { uid: holder.uid.clone(), name: holder.name.clone(), token: holder.token };
-            examine_pod(state, object, holder, &itself, now, gathered);
+            examine_pod(state, object, holder, &itself, at, gathered);
         }
         HolderKind::Job => {
             for pod in &holder.pods {
-                examine_pod(state, object, holder, pod, now, gathered);
+                examine_pod(state, object, holder, pod, at, gathered);
             }
             let lost_nodes = lost_nodes(state, object, now);
             let running = |pod: &Admitted| {
@@ -151,24 +158,39 @@ pub fn examine(state: &mut State, object: &Object, holder: &Holder, at: At, gath
     }
 }
 
-fn examine_pod(state: &mut State, object: &Object, holder: &Holder, pod: &Admitted, now: Instant, gathered: &mut Gathered) {
+fn examine_pod(state: &mut State, object: &Object, holder: &Holder, pod: &Admitted, at: At, gathered: &mut Gathered) {
+    let now = at.now;
     if state.gone.contains(&pod.uid) {
         gathered.facts.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Gone });
         return;
     }
-    let suspect = |lost_node| Suspect::Pod { namespace: holder.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone(), lost_node };
+    let (key, token) = (object.key(), pod.token);
+    let suspect = |over, lost_node| {
+        let Admitted { uid, name, .. } = pod.clone();
+        Suspect::Pod { namespace: holder.namespace.clone(), name, uid, key: key.clone(), token, over, lost_node }
+    };
     let Some(seen) = state.pods.get(&pod.uid) else {
         if planted::bug("released-when-unseen") {
             gathered.facts.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Gone });
         }
-        gathered.suspects.push(suspect(None));
+        gathered.suspects.push(suspect(false, None));
         return;
     };
-    if seen.ended || (seen.deleting && planted::bug("released-by-deletion")) {
+    if seen.is_out(&key, token) || (seen.deleting && planted::bug("released-by-deletion")) {
         gathered.facts.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Ended });
-        let succeeded = seen.outcome.map(|outcome| outcome.succeeded);
-        gathered.facts.evidence.push(Evidence::Outcome { uid: pod.uid.clone(), succeeded });
+        gathered.facts.evidence.push(Evidence::Outcome { uid: pod.uid.clone(), succeeded: seen.came_out(&key, token) });
         return;
+    }
+    if seen.wrapped.is_some() {
+        match runs::said(state, object, pod, at, gathered) {
+            Said::Nothing => {}
+            Said::Look => return gathered.suspects.push(suspect(true, None)),
+            Said::Over(succeeded) => {
+                gathered.facts.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Ended });
+                gathered.facts.evidence.push(Evidence::Outcome { uid: pod.uid.clone(), succeeded });
+                return;
+            }
+        }
     }
     if let Some(node) = seen.node.clone().filter(|node| !state.nodes.contains_key(node)) {
         // It was removed before we began to look, or while we did not.
@@ -178,7 +200,7 @@ fn examine_pod(state: &mut State, object: &Object, holder: &Holder, pod: &Admitt
     if let Some((node, (outage, since))) = seen.node.as_ref().and_then(|node| Some((node, *state.unreachable.get(node)?))) {
         let lost_at = since + object.ttl();
         if now >= lost_at {
-            gathered.suspects.push(suspect(Some((node.clone(), outage))));
+            gathered.suspects.push(suspect(false, Some((node.clone(), outage))));
             return;
         }
         sooner(&mut gathered.again, lost_at);
@@ -187,7 +209,7 @@ fn examine_pod(state: &mut State, object: &Object, holder: &Holder, pod: &Admitt
         if planted::bug("released-by-hint") {
             gathered.facts.evidence.push(Evidence::PodOut { uid: pod.uid.clone(), how: Out::Ended });
         }
-        gathered.suspects.push(suspect(None));
+        gathered.suspects.push(suspect(false, None));
     }
 }
 

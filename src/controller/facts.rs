@@ -18,6 +18,7 @@ use crate::{
     rules::{
         PodRef, Seen, Who,
         evidence::{self, AcquireStep},
+        wrapped::Wrapped,
     },
 };
 
@@ -34,8 +35,10 @@ pub struct PodFacts {
     pub plan: Option<Arc<Plan>>,
     /// The Job under whose hold it acts.
     pub job: Option<PodRef>,
-    /// How far its acquire step is.
+    /// How far its acquire step is. Of a wrapped command: whether its container runs.
     pub step: AcquireStep,
+    /// Its wrapped command, which then is all of it that holds.
+    pub wrapped: Option<Wrapped>,
     /// Whether no app container of it can run any more.
     pub ended: bool,
     /// Once it has ended: whether it succeeded, if that is known, and when.
@@ -44,7 +47,7 @@ pub struct PodFacts {
     pub owes: bool,
     /// Whether it waits before it gets a node.
     pub gated: bool,
-    /// Whether an app container of it has ever started.
+    /// Whether an app container of it has ever started, or its wrapped command runs.
     pub started: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
@@ -92,18 +95,25 @@ impl PodFacts {
     /// Reads a Pod.
     pub fn of(pod: &Pod) -> Self {
         let meta = &pod.metadata;
+        let plan = injected(meta).then(|| plan_of(meta, if copied(meta) { Subject::PodOfJob } else { Subject::Pod })).flatten();
+        let wrapped = plan.as_ref().filter(|plan| plan.wraps()).and_then(|_| Wrapped::of(pod));
         Self {
             who: who(HolderKind::Pod, meta),
             created: created(meta),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
-            plan: injected(meta).then(|| plan_of(meta, if copied(meta) { Subject::PodOfJob } else { Subject::Pod })).flatten(),
+            plan,
             job: job_of(meta),
-            step: evidence::acquire_step(pod),
+            step: match &wrapped {
+                Some(wrapped) if wrapped.running => AcquireStep::Running,
+                Some(_) => AcquireStep::Pending,
+                None => evidence::acquire_step(pod),
+            },
             ended: evidence::pod_ended(pod) || vanishes(meta),
             outcome: evidence::pod_outcome(pod).map(|(succeeded, at)| Outcome { succeeded, at }),
             owes: owes(meta),
             gated: pod.spec.iter().flat_map(|spec| spec.scheduling_gates.iter().flatten()).any(|gate| gate.name == names::SCHEDULING_GATE),
-            started: evidence::pod_started(pod),
+            started: evidence::pod_started(pod) || wrapped.as_ref().is_some_and(|wrapped| wrapped.running),
+            wrapped,
             deleting: meta.deletion_timestamp.is_some(),
             replaceable: meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true))
                 && pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) != Some("Never"),
@@ -128,6 +138,26 @@ impl PodFacts {
     /// What lasts while it runs.
     pub fn holds(&self) -> impl Iterator<Item = (Key, &Item)> {
         self.items().filter(|(_, item)| item.role.lasts())
+    }
+
+    /// Whether it can run no more under the hold of this primitive that has this token.
+    pub fn is_out(&self, key: &Key, token: i64) -> bool {
+        self.ended || self.wrapped.as_ref().is_some_and(|wrapped| wrapped.over || self.run_ended(wrapped, key, token).is_some())
+    }
+
+    /// Whether it succeeded under that hold, if that is known.
+    pub fn came_out(&self, key: &Key, token: i64) -> Option<bool> {
+        match &self.wrapped {
+            None => self.outcome.map(|outcome| outcome.succeeded),
+            Some(wrapped) => {
+                let last = || wrapped.last.filter(|_| self.ended || wrapped.over);
+                self.run_ended(wrapped, key, token).or_else(last)
+            }
+        }
+    }
+
+    fn run_ended(&self, wrapped: &Wrapped, key: &Key, token: i64) -> Option<bool> {
+        wrapped.end_of(&key.seen_from(&self.who.namespace), token)
     }
 
     /// Under a Job's hold: how the Pod is named there.

@@ -69,12 +69,12 @@ impl Eye {
     /// What a live look proves about a suspect; nothing, if it can still run. Nodes that turn out to be in another state than was counted go into `nodes`.
     pub async fn prove(&self, suspect: &Suspect, nodes: &mut Vec<(String, Option<Outage>)>) -> Result<Vec<Evidence>, kube::Error> {
         match suspect {
-            Suspect::Pod { namespace, name, uid, lost_node } => {
+            Suspect::Pod { namespace, name, uid, key, token, over, lost_node } => {
                 let pod = self.pod(namespace, name, uid).await?;
-                let succeeded = pod.as_ref().and_then(|pod| pod.outcome).map(|outcome| outcome.succeeded);
+                let succeeded = pod.as_ref().and_then(|pod| pod.came_out(key, *token));
                 let how = match pod {
                     None => Some(Out::Gone),
-                    Some(pod) if pod.ended => Some(Out::Ended),
+                    Some(pod) if *over || pod.is_out(key, *token) => Some(Out::Ended),
                     Some(_) => match lost_node {
                         Some((node, outage)) if self.still(node, *outage, nodes).await? => Some(Out::Lost),
                         _ => None,

@@ -22,6 +22,7 @@ mod look;
 pub mod object;
 mod observe;
 mod outcomes;
+mod runs;
 mod sources;
 mod starting;
 mod status;
@@ -54,7 +55,7 @@ use self::{clock::ServerClock, events::Events, look::Eye, sources::Sources, stor
 use crate::{
     api::{HolderKind, names},
     coordinator::{
-        protocol::{Token, Verified},
+        protocol::{Ended, Token, Verified},
         session::{Place, Session},
     },
     health::Pulse,
@@ -256,6 +257,21 @@ impl Context {
             }
         }
         Ok(Verified { held: true, tokens, message: None })
+    }
+
+    /// What a Pod holds of all that its annotations say, by live reads.
+    pub async fn held(&self, pod: &PodFacts) -> Result<Vec<Token>, kube::Error> {
+        let mut holds = Vec::new();
+        for (key, _) in pod.holds() {
+            let token = self.store.get(&key).await?.and_then(|object| gather::token_of(&object, pod));
+            holds.extend(token.map(|token| Token { target: key.seen_from(&pod.who.namespace), token }));
+        }
+        Ok(holds)
+    }
+
+    /// A wrapped command does not run under these holds any more.
+    pub fn run_ended(&self, pod: &PodFacts, ended: &Ended) {
+        self.world.update(|state| state.run_ended(pod, ended));
     }
 
     /// A live read says something else than the picture: the picture follows, or it would be asked again at once, and again.

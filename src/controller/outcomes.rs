@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::{
     Context, ask,
-    facts::Outcome,
+    facts::{Outcome, PodFacts},
     gather::Unknown,
     object::{Key, Object},
     starting::{here, written},
@@ -84,14 +84,21 @@ fn debtors(context: &Context, key: &Key) -> Vec<Debtor> {
         owed: owed(&mut job.items().map(|(key, item)| (key, item.role))),
     });
     let pods = state.pods_of.get(key).into_iter().flatten().filter_map(|uid| state.pods.get(uid));
-    let pods = pods.filter(|pod| pod.owes && (pod.ended || pod.deleting && pod.node.is_none())).map(|pod| Debtor {
+    let stillborn = |pod: &PodFacts| !pod.ended && pod.deleting && pod.node.is_none();
+    let pods = pods.filter(|pod| pod.owes && (pod.ended || stillborn(pod) || ended_early(pod))).map(|pod| Debtor {
         who: pod.who.clone(),
         outcome: pod.outcome,
         deleting: pod.deleting,
-        void: !pod.ended,
+        void: stillborn(pod),
         owed: owed(&mut pod.items().map(|(key, item)| (key, item.role))),
     });
     jobs.chain(pods).collect()
+}
+
+/// Whether a wrapped command has done its part, and its Pod owes nothing beyond that: it may live on for long.
+fn ended_early(pod: &PodFacts) -> bool {
+    let arrives = pod.items().any(|(_, item)| matches!(item.role, Role::Arrive { on: On::Success }));
+    pod.wrapped.as_ref().is_some_and(|wrapped| wrapped.rests) && !arrives
 }
 
 /// Whether all that it owes is on record, by live reads.

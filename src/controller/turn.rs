@@ -12,7 +12,7 @@ use super::{
     examine::Suspect,
     gather::{self, Gathered},
     object::{Key, NextStatus, Object},
-    outcomes, starting,
+    outcomes, runs, starting,
     store::WriteError,
     words,
     world::State,
@@ -86,6 +86,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
         if planted::bug("granted-before-written") {
             context.world.update(|state| decision.granted.iter().for_each(|grant| confirm(state, key, &grant.asker, grant.token)));
         }
+        ending::wrapped(context, key, &gathered.facts.evidence).await?;
         match write(context, key, &object, &decision, now).await {
             Ok(written) => {
                 context.metrics.decided(key.kind, &decision, &gathered.facts.requests, now);
@@ -337,12 +338,14 @@ fn tell(context: &Context, state: &mut State, key: &Key, object: Option<&Object>
     let State { pods, sessions, .. } = state;
     for Refusal { asker, why } in &decision.refused {
         if let (Some(pod), Some(session)) = (pods.get(asker), sessions.get(asker)) {
-            let place = words::refused(key, object, *why, &pod.who.namespace);
-            if let Place::Refused { message, .. } = &place
-                && !session.is_refused()
-            {
-                context.metrics.refused(key.kind, *why);
-                context.events.publish_pod(pod, Note::warning("Refused", message.clone()).about_primitive(key));
+            let Some(place) = words::answer(key, object, *why, pod) else { continue };
+            match &place {
+                Place::Skipped(message) => context.events.publish_pod(pod, Note::normal("Skipped", message.clone()).about_primitive(key)),
+                Place::Refused { message, .. } if !session.is_refused() => {
+                    context.metrics.refused(key.kind, *why);
+                    context.events.publish_pod(pod, Note::warning("Refused", message.clone()).about_primitive(key));
+                }
+                _ => {}
             }
             session.tell(place);
         }
@@ -353,7 +356,14 @@ fn tell(context: &Context, state: &mut State, key: &Key, object: Option<&Object>
     }
     for asker in &decision.skipped {
         let message = format!("{}/{} has been executed: there is nothing left to do", key.kind, key.name);
-        state.tell(asker, Place::Refused { reason: Reason::Denied, message });
+        let State { pods, sessions, .. } = state;
+        let (Some(pod), Some(session)) = (pods.get(asker), sessions.get(asker)) else { continue };
+        if pod.wrapped.is_none() {
+            session.tell(Place::Refused { reason: Reason::Denied, message });
+            continue;
+        }
+        context.events.publish_pod(pod, Note::normal("Skipped", message.clone()).about_primitive(key));
+        session.tell(Place::Skipped(message));
     }
     let State { pods, jobs, sessions, announced, .. } = state;
     let holders = words::Holders::of(object);
@@ -422,7 +432,7 @@ fn confirm(state: &mut State, key: &Key, asker: &str, token: i64) {
         state.dirty.extend(pod.steps().map(|(key, _)| key));
         return;
     }
-    let held = pod.holds().filter(|(_, item)| item.role.has_token());
+    let held = pod.holds().filter(|(_, item)| item.role.has_token() || pod.wrapped.is_some());
     let token = |key: &Key| session.confirmed.get(key).copied().unwrap_or_default();
     session.tell(Place::Granted(held.map(|(key, _)| Token { target: key.seen_from(&pod.who.namespace), token: token(&key) }).collect()));
 }
@@ -497,6 +507,7 @@ fn forget_gone(state: &mut State, before: &Object, after: &Object) {
     let forgotten = before.applied().iter().filter(|uid| !after.applied().contains(*uid)).cloned();
     for uid in before.holders().iter().flat_map(names).filter(|uid| !kept.contains(uid)).chain(forgotten) {
         state.gone.remove(&uid);
+        runs::forget(state, &after.key(), &uid);
     }
 }
 

@@ -1,9 +1,13 @@
 //! What a waiting Pod is told, in words for people: for what it waits and behind whom, or why it will not hold. Names are those of the Pod's own
 //! namespace. Pure.
 
-use super::object::{self, Key, Object};
+use super::{
+    facts::PodFacts,
+    object::{self, Key, Object},
+};
 use crate::{
     coordinator::{protocol::Reason, session::Place},
+    plan::OnConflict,
     rules::{Refused, Why},
 };
 
@@ -86,6 +90,20 @@ pub fn refusal(key: &Key, object: Option<&Object>, why: Refused, namespace: &str
         Refused::Upgrade => (Reason::Denied, format!("denied: it reads {name} already, and would wait for itself to write it")),
         Refused::Failed => (Reason::TimedOut, format!("{name} has failed, its timeout is over{how}")),
         Refused::Unsuitable => (Reason::Denied, format!("denied: {name} is of a kind that cannot be used like this")),
+    }
+}
+
+/// What a Pod is told that asked for this and was refused; `None` where that is no answer for it.
+pub fn answer(key: &Key, object: Option<&Object>, why: Refused, pod: &PodFacts) -> Option<Place> {
+    let place = refused(key, object, why, &pod.who.namespace);
+    let held = pod.items().any(|(named, item)| named == *key && item.role.has_token());
+    let skips = pod.wrapped.is_some() && held && pod.plan.as_ref().is_some_and(|plan| plan.on_conflict == OnConflict::Skip);
+    match place {
+        Place::Refused { message, .. } if skips && why == Refused::NotFree => {
+            // Nobody has it, and still it is not free, as when it is paused: that is no reason to leave a run out.
+            object.is_some_and(|object| !object.holders().is_empty()).then_some(Place::Skipped(message))
+        }
+        place => Some(place),
     }
 }
 

@@ -13,12 +13,12 @@ use super::{
     claims::{ClaimFacts, Renewed},
     facts::{JobFacts, Outage, PodFacts},
     object::{Key, Object},
-    observe,
+    observe, runs,
 };
 use crate::{
     coordinator::session::{Place, Session},
     plan::Kind,
-    rules::{Condition, Seen},
+    rules::{Condition, Seen, evidence::AcquireStep},
 };
 
 /// How long a Pod whose acquire step runs without a session keeps those behind it waiting: longer than an agent takes to come back.
@@ -63,6 +63,10 @@ pub struct State {
     pub without_session: HashMap<String, Instant>,
     /// Pods that said that they ended, until a turn of that primitive has looked.
     pub hinted: HashSet<(String, Key)>,
+    /// What wrapped commands' parents said about their holds.
+    pub reports: HashMap<(String, Key), runs::Report>,
+    /// Wrapped Pods whose command has ended, until their container is seen to have ended too, or asks again.
+    pub between_runs: HashSet<String>,
     /// Pods of holders, and Claims, that a live read proved to be gone: saves reading again.
     pub gone: HashSet<String>,
     /// What those who wait without a session were last said to wait for, in an Event, and whether that existed.
@@ -209,6 +213,9 @@ impl State {
         if self.pods.get(pod.uid()) == Some(&pod) {
             return;
         }
+        if pod.step != AcquireStep::Running {
+            self.between_runs.remove(pod.uid());
+        }
         for (key, _) in pod.items() {
             self.pods_of.entry(key.clone()).or_default().insert(pod.uid().to_owned());
             self.dirty.insert(key);
@@ -226,8 +233,10 @@ impl State {
             self.dirty.insert(key);
         }
         for (key, _) in pod.items() {
-            self.hinted.remove(&(uid.to_owned(), key));
+            self.hinted.remove(&(uid.to_owned(), key.clone()));
+            self.reports.remove(&(uid.to_owned(), key));
         }
+        self.between_runs.remove(uid);
         self.without_session.remove(uid);
         self.announced.remove(uid);
         self.asks.remove(uid);
@@ -316,6 +325,7 @@ impl State {
     pub fn open_session(&mut self, pod: &PodFacts, session: Session) {
         self.first_session.get_or_insert_with(Instant::now);
         self.without_session.remove(pod.uid());
+        self.between_runs.remove(pod.uid());
         self.sessions.insert(pod.uid().to_owned(), session);
         self.dirty.extend(pod.items().map(|(key, _)| key));
     }

@@ -1,8 +1,9 @@
 //! What the agent and the coordinator say to each other: JSON over HTTPS, the Pod-bound token as bearer.
 //!
 //! `POST /v1/acquire` answers with one [`Progress`] a line until it is granted or refused; `POST /v1/verify` with [`Verified`];
-//! `POST /v1/release` with an empty object. Errors are an HTTP status and a [`Problem`]. Requests have no body: what a Pod may ask stands in
-//! its annotations.
+//! `POST /v1/release` with an empty object. What wraps a command also asks `POST /v1/held`, which answers with [`Held`], and says [`Ended`] to
+//! `POST /v1/ended`, which answers with an empty object. Errors are an HTTP status and a [`Problem`]. No other request has a body: what a Pod may
+//! ask stands in its annotations.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +20,13 @@ pub enum Progress {
     Heartbeat,
     /// The Pod holds all that it asked for. The last line.
     Granted {
-        /// One fencing token a hold, in canonical order.
+        /// One fencing token a hold, in canonical order. What wraps a command is told those of the WaitGroups that it joined too.
         tokens: Vec<Token>,
+    },
+    /// There is nothing to do for a wrapped command: somebody has done it, or does it and the Pod does not wait for that. The last line.
+    Skipped {
+        /// Why, for people.
+        message: String,
     },
     /// The Pod will not hold. The last line.
     Refused {
@@ -61,6 +67,22 @@ pub struct Verified {
     /// What is missing, for people, if it does not hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// The answer to `POST /v1/held`: what the Pod holds of all that its annotations say, by live reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// One token a hold.
+    pub holds: Vec<Token>,
+}
+
+/// What wraps a command says: it does not run under these holds any more, and never will again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// The holds, each by its token: a later hold of the same primitive has another one.
+    pub holds: Vec<Token>,
+    /// Whether the command succeeded under them; `None` where an earlier run of the container had them.
+    pub succeeded: Option<bool>,
 }
 
 /// The body of an error.

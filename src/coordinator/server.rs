@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use arc_swap::ArcSwapOption;
 use axum::{
     Json, Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{DefaultBodyLimit, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
@@ -20,7 +20,7 @@ use tracing::warn;
 
 use super::{
     identity::{Identities, Identity, IdentityError},
-    protocol::{Problem, Progress, Verified},
+    protocol::{Ended, Held, Problem, Progress, Verified},
     session::Place,
 };
 use crate::controller::{Context, PodFacts, SessionGuard};
@@ -74,8 +74,10 @@ impl Coordinator {
             .route("/v1/acquire", post(acquire))
             .route("/v1/verify", post(verify))
             .route("/v1/release", post(release))
-            // What a Pod may ask stands in its annotations: a request has nothing to say.
-            .layer(DefaultBodyLimit::max(1024))
+            .route("/v1/held", post(held))
+            .route("/v1/ended", post(ended))
+            // What a Pod may ask stands in its annotations: a request has little to say.
+            .layer(DefaultBodyLimit::max(16 * 1024))
             .with_state(self)
     }
 
@@ -127,6 +129,22 @@ async fn release(State(coordinator): State<Arc<Coordinator>>, headers: HeaderMap
     Ok(Json(serde_json::json!({})))
 }
 
+async fn held(State(coordinator): State<Arc<Coordinator>>, headers: HeaderMap) -> Result<Json<Held>, Refusal> {
+    let (context, pod) = coordinator.caller(&headers).await?;
+    Ok(Json(Held { holds: context.held(&pod).await? }))
+}
+
+async fn ended(State(coordinator): State<Arc<Coordinator>>, headers: HeaderMap, body: Bytes) -> Result<Json<serde_json::Value>, Refusal> {
+    let (context, pod) = coordinator.caller(&headers).await?;
+    if pod.wrapped.is_none() {
+        let words = "no command of this Pod is wrapped: when its containers have ended, konductor sees it";
+        return Err(Refusal(StatusCode::UNPROCESSABLE_ENTITY, words.to_owned()));
+    }
+    let ended: Ended = serde_json::from_slice(&body).map_err(|error| Refusal(StatusCode::BAD_REQUEST, error.to_string()))?;
+    context.run_ended(&pod, &ended);
+    Ok(Json(serde_json::json!({})))
+}
+
 /// An open session, from line to line.
 struct Line {
     context: Arc<Context>,
@@ -166,7 +184,7 @@ impl Line {
                     if self.pod.steps().count() > 1 && !self.context.verify(&self.pod).await.is_ok_and(|verified| verified.held) {
                         return None;
                     }
-                    if self.pod.plan.as_ref().is_some_and(|plan| plan.fencing) {
+                    if self.pod.plan.as_ref().is_some_and(|plan| plan.fencing && !plan.wraps()) {
                         while let Err(error) = self.context.publish_tokens(&self.pod, &tokens).await {
                             warn!(pod = %self.pod.who, %error, "could not write the fencing tokens yet");
                             sleep(TOKENS_AGAIN).await;
@@ -174,6 +192,10 @@ impl Line {
                     }
                     self.done = true;
                     return Some(Progress::Granted { tokens });
+                }
+                Place::Skipped(message) => {
+                    self.done = true;
+                    return Some(Progress::Skipped { message });
                 }
                 Place::Refused { reason, message } => {
                     self.done = true;

@@ -20,6 +20,8 @@ pub enum Place {
     Waiting(String),
     /// It holds all that it asked for.
     Granted(Vec<Token>),
+    /// There is nothing to do for its wrapped command.
+    Skipped(String),
     /// It will not hold.
     Refused {
         /// Why, for the exit code.

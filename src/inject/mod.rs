@@ -6,6 +6,7 @@
 //!          strategy=suspend: spec.suspend                    status.konductor.io/suspended: "true"
 //! Pod      [mesh proxies] konductor-acquire konductor-hold [the user's init containers] [the app]       label konductor.io/injected
 //!          strategy=gate: spec.schedulingGates               konductor.io/wait
+//!          strategy=wrap: [mesh proxies] konductor-install   one container's command is wrapped
 //! ```
 //!
 //! The holder (the Job, or a Pod that holds for itself) carries the finalizer `konductor.io/outcome` where somebody counts how it ends. A Pod that
@@ -26,6 +27,7 @@ mod steps;
 mod suspend;
 mod warn;
 mod workload;
+mod wrap;
 
 use json_patch::Patch;
 use serde_json::Value;

@@ -8,12 +8,12 @@ use super::{
     read,
     refusal::Reasons,
     shape::{self, Path, at, list, name, text, texts},
-    steps, warn,
+    steps, warn, wrap,
 };
 use crate::{
     api::names::{
         ACQUIRE_CONTAINER, COPIED_FROM, COPIED_FROM_JOB, FENCING_DIRECTORY, FENCING_VOLUME, INJECTED_LABEL, OUTCOME_FINALIZER,
-        SCHEDULING_GATE, TOKEN_VOLUME,
+        SCHEDULING_GATE, TOKEN_VOLUME, WRAP_VOLUME,
     },
     plan::{On, Plan, Role, Strategy, Subject},
     planted,
@@ -23,6 +23,9 @@ use crate::{
 const RESERVED: &str = "konductor-";
 /// The kubelet's mark on its copies of static Pods.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// The volumes that are konductor's.
+const VOLUMES: [&str; 3] = [TOKEN_VOLUME, WRAP_VOLUME, FENCING_VOLUME];
 
 const ANNOTATIONS: &Path<'_> = &["metadata", "annotations"];
 const INIT_CONTAINERS: &Path<'_> = &["spec", "initContainers"];
@@ -93,7 +96,7 @@ pub(super) fn never_ends(spec: &Value) -> bool {
 fn write(edit: &mut Edit, settings: &Settings, plan: Option<&Plan>, namespace: &str) {
     let earlier = injected_before(edit.object());
     let is_ours = |container: &Value| earlier && steps::is_injected(container);
-    let is_volume = |volume: &Value| [TOKEN_VOLUME, FENCING_VOLUME].contains(&name(volume));
+    let is_volume = |volume: &Value| VOLUMES.contains(&name(volume));
     gate(edit, plan.is_some_and(|plan| plan.strategy == Some(Strategy::Gate)));
     match plan {
         Some(plan) => {
@@ -101,10 +104,12 @@ fn write(edit: &mut Edit, settings: &Settings, plan: Option<&Plan>, namespace: &
             let spec = at(edit.object(), &["spec"]).cloned().unwrap_or_default();
             let others: Vec<&Value> = list(&spec, &["initContainers"]).iter().filter(|container| !is_ours(container)).collect();
             let index = steps::behind_mesh(&others);
-            let (containers, volumes) = match plan.steps().next() {
-                Some(_) => (steps::containers(settings, plan, &spec), steps::volumes(plan)),
-                None => (Vec::new(), Vec::new()),
+            let containers = match wrap::chosen(edit.object(), plan) {
+                _ if plan.steps().next().is_none() => Vec::new(),
+                Ok(wrapped) if plan.wraps() => vec![steps::install(settings, plan, &spec, wrapped.container, namespace)],
+                _ => steps::containers(settings, plan, &spec),
             };
+            let volumes = if containers.is_empty() { Vec::new() } else { steps::volumes(plan) };
             edit.place(INIT_CONTAINERS, is_ours, containers, Place::Before(index));
             edit.place(&["spec", "volumes"], is_volume, volumes, Place::Anywhere);
         }
@@ -117,7 +122,8 @@ fn write(edit: &mut Edit, settings: &Settings, plan: Option<&Plan>, namespace: &
             edit.place(&["spec", "volumes"], is_volume, Vec::new(), Place::Anywhere);
         }
     }
-    fencing(edit, plan.filter(|plan| plan.fencing), namespace);
+    wrap::write(edit, plan);
+    fencing(edit, plan.filter(|plan| plan.fencing && !plan.wraps()), namespace);
     if planted::bug("webhook-drops-restart-policy") {
         for index in 0..list(&edit.object().clone(), INIT_CONTAINERS).len() {
             edit.remove(&["spec", "initContainers", &index.to_string(), "restartPolicy"]);
@@ -153,7 +159,9 @@ fn fencing(edit: &mut Edit, plan: Option<&Plan>, namespace: &str) {
             let index = index.to_string();
             // In front, so that the user's own variables can refer to them.
             edit.place(&["spec", field, &index, "env"], steps::is_fencing_env, env, Place::Before(0));
-            edit.place(&["spec", field, &index, "volumeMounts"], |mount| name(mount) == FENCING_VOLUME, mounts, Place::Anywhere);
+            if !wrap::is_wrapped(container) {
+                edit.place(&["spec", field, &index, "volumeMounts"], |mount| name(mount) == FENCING_VOLUME, mounts, Place::Anywhere);
+            }
         }
     }
 }
@@ -183,6 +191,9 @@ fn obstacles(pod: &Value, plan: &Plan, subject: Subject) -> Reasons {
             item.target.kind, item.target.name
         ));
     }
+    if plan.wraps() {
+        wrap::obstacles(pod, plan, &mut reasons);
+    }
     let earlier = injected_before(pod);
     for field in ["initContainers", "containers", "ephemeralContainers"] {
         for container in list(pod, &["spec", field]) {
@@ -197,7 +208,8 @@ fn obstacles(pod: &Value, plan: &Plan, subject: Subject) -> Reasons {
             }
             for mount in list(container, &["volumeMounts"]) {
                 let volume = shape::name(mount);
-                if volume == TOKEN_VOLUME || volume == FENCING_VOLUME && !earlier {
+                let by_us = earlier && (volume == FENCING_VOLUME || wrap::is_wrapped(container));
+                if VOLUMES.contains(&volume) && !by_us {
                     reasons.mistake(format!("spec.{field}: container `{name}` mounts `{volume}`, which is konductor's own volume"));
                 } else if plan.fencing && volume != FENCING_VOLUME && overlaps(text(mount, &["mountPath"]).unwrap_or_default()) {
                     reasons.mistake(format!(
@@ -215,7 +227,7 @@ fn obstacles(pod: &Value, plan: &Plan, subject: Subject) -> Reasons {
     }
     for volume in list(pod, &["spec", "volumes"]) {
         let name = name(volume);
-        if name.starts_with(RESERVED) && !(earlier && [TOKEN_VOLUME, FENCING_VOLUME].contains(&name)) {
+        if name.starts_with(RESERVED) && !(earlier && VOLUMES.contains(&name)) {
             reasons.mistake(format!("spec.volumes: the name `{name}` is reserved; names that begin with {RESERVED} are konductor's own"));
         }
     }

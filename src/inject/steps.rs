@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{Resources, Settings, shape};
+use super::{Resources, Settings, shape, wrap};
 use crate::{
     api::names::{
-        ACQUIRE_CONTAINER, FENCING_DIRECTORY, FENCING_VOLUME, HOLD_CONTAINER, TOKEN_ANNOTATION_PREFIX, TOKEN_AUDIENCE, TOKEN_DIRECTORY,
-        TOKEN_VOLUME, VERIFY_CONTAINER,
+        ACQUIRE_CONTAINER, FENCING_DIRECTORY, FENCING_VOLUME, HOLD_CONTAINER, INSTALL_CONTAINER, TOKEN_ANNOTATION_PREFIX, TOKEN_AUDIENCE,
+        TOKEN_DIRECTORY, TOKEN_VOLUME, VERIFY_CONTAINER, WRAP_DIRECTORY, WRAP_VOLUME,
     },
     plan::{Plan, Release},
 };
@@ -49,8 +49,23 @@ pub(super) fn containers(settings: &Settings, plan: &Plan, spec: &Value) -> Vec<
     containers
 }
 
+/// The init container that puts what wraps the command of `wrapped` beside it, and all that this one has to know.
+pub(super) fn install(settings: &Settings, plan: &Plan, spec: &Value, wrapped: &Value, namespace: &str) -> Value {
+    let mut install = container(settings, plan, spec, INSTALL_CONTAINER);
+    let mut env = vec![json!({ "name": "KONDUCTOR_TERMINATION_LOG", "value": wrap::termination_log(wrapped) })];
+    if plan.fencing {
+        let names: Vec<String> = fencing_names(plan, namespace).into_iter().map(|(name, index)| format!("{name}={index}")).collect();
+        env.push(json!({ "name": "KONDUCTOR_FENCING_ENV", "value": names.join(" ") }));
+    }
+    if let Some(all) = install.get_mut("env").and_then(Value::as_array_mut) {
+        all.extend(env);
+    }
+    install
+}
+
 /// The names of the injected containers, and the step that each of them runs.
-const STEPS: [(&str, &str); 3] = [(ACQUIRE_CONTAINER, "acquire"), (HOLD_CONTAINER, "hold"), (VERIFY_CONTAINER, "verify")];
+const STEPS: [(&str, &str); 4] =
+    [(ACQUIRE_CONTAINER, "acquire"), (HOLD_CONTAINER, "hold"), (VERIFY_CONTAINER, "verify"), (INSTALL_CONTAINER, "install")];
 
 /// Whether a container is one of those that are injected, by its name and arguments.
 pub(super) fn is_injected(container: &Value) -> bool {
@@ -73,6 +88,10 @@ fn container(settings: &Settings, plan: &Plan, spec: &Value, name: &str) -> Valu
         json!({ "name": "POD_NAME", "valueFrom": field("metadata.name") }),
     ];
     let mut mounts = vec![json!({ "name": TOKEN_VOLUME, "mountPath": TOKEN_DIRECTORY, "readOnly": true })];
+    // It asks for nothing itself: it hands on what it is told to what wraps the command.
+    if name == INSTALL_CONTAINER {
+        mounts = vec![json!({ "name": WRAP_VOLUME, "mountPath": WRAP_DIRECTORY })];
+    }
     // The acquire step waits until the files show the tokens: then the kubelet has the annotations, and the app's variables resolve.
     if plan.fencing && name == ACQUIRE_CONTAINER {
         env.push(json!({ "name": "KONDUCTOR_FENCING_HOLDS", "value": plan.tokens().count().to_string() }));
@@ -163,7 +182,13 @@ pub(super) fn volumes(plan: &Plan) -> Vec<Value> {
     // Readable by whoever runs: the kubelet narrows it to one user or to fsGroup where the Pod has one, and ours is or has that one.
     let token = json!({ "serviceAccountToken": { "audience": TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token" } });
     let mut volumes = vec![json!({ "name": TOKEN_VOLUME, "projected": { "defaultMode": 0o444, "sources": [token] } })];
-    if plan.fencing {
+    if plan.wraps() {
+        // On the node's disk: in memory it would count against the limits of the Pod's own containers.
+        volumes.push(json!({ "name": WRAP_VOLUME, "emptyDir": { "sizeLimit": "64Mi" } }));
+    }
+    if plan.fencing && plan.wraps() {
+        volumes.push(json!({ "name": FENCING_VOLUME, "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } }));
+    } else if plan.fencing {
         let items: Vec<Value> = (0..plan.tokens().count())
             .map(|index| json!({ "path": index.to_string(), "fieldRef": { "apiVersion": "v1", "fieldPath": token_field(index) } }))
             .collect();
@@ -179,6 +204,13 @@ pub(super) fn fencing_mount() -> Value {
 
 /// The environment variables with the fencing tokens, for the app's containers. The plan's namespaces are filled in.
 pub(super) fn fencing_env(plan: &Plan, namespace: &str) -> Vec<Value> {
+    let variable =
+        |(name, index)| json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": token_field(index) } } });
+    fencing_names(plan, namespace).into_iter().map(variable).collect()
+}
+
+/// The names of these variables, each with the number of its token.
+pub(super) fn fencing_names(plan: &Plan, namespace: &str) -> Vec<(String, usize)> {
     let mut names: Vec<(String, usize)> = Vec::new();
     if plan.tokens().count() == 1 {
         names.push((FENCING_ENV.to_owned(), 0));
@@ -195,9 +227,7 @@ pub(super) fn fencing_env(plan: &Plan, namespace: &str) -> Vec<Value> {
         }
         names.push((name, index));
     }
-    let variable =
-        |(name, index)| json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": token_field(index) } } });
-    names.into_iter().map(variable).collect()
+    names
 }
 
 /// Whether an environment variable is one that konductor put there for a fencing token.

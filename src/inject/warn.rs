@@ -6,6 +6,7 @@ use super::{
     pod::never_ends,
     shape::{at, list, text},
     suspend::suspends,
+    wrap,
 };
 use crate::plan::{Item, Kind, Mode, OnLost, Plan, Role, Strategy, Subject};
 
@@ -16,8 +17,12 @@ const ACQUIRE_CODES: [i64; 4] = [3, 4, 5, 78];
 pub(super) fn pod(pod: &Value, plan: &Plan, subject: Subject) -> Vec<String> {
     let mut warnings = Vec::new();
     // Its clock starts with the Pod on its node: behind a gate, or in a suspended Job, it stands still.
-    let in_pod = plan.steps().next().is_some() && plan.strategy.unwrap_or(Strategy::Init) == Strategy::Init;
-    if in_pod && at(pod, &["spec", "activeDeadlineSeconds"]).is_some() {
+    let waits = plan.steps().next().is_some();
+    let in_pod = waits && plan.strategy.unwrap_or(Strategy::Init) == Strategy::Init;
+    if plan.wraps() {
+        warnings.extend(wrap::warnings(pod, plan));
+    }
+    if waits && (in_pod || plan.wraps()) && at(pod, &["spec", "activeDeadlineSeconds"]).is_some() {
         warnings
             .push("konductor: activeDeadlineSeconds of the Pod also ticks while it waits; `;timeout=` limits the waiting alone".to_owned());
     }
@@ -39,7 +44,7 @@ pub(super) fn pod(pod: &Value, plan: &Plan, subject: Subject) -> Vec<String> {
     }
     let each = matches!(subject, Subject::Pod | Subject::PodTemplate);
     let joined = plan.items.iter().find(|item| item.role == Role::Join);
-    if let Some(item) = joined.filter(|_| each && at(pod, &["spec"]).is_some_and(never_ends)) {
+    if let Some(item) = joined.filter(|_| each && !plan.wraps() && at(pod, &["spec"]).is_some_and(never_ends)) {
         warnings.push(format!(
             "konductor: the containers of this Pod are always started again, so that {}/{} counts it until it is deleted",
             item.target.kind, item.target.name

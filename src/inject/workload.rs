@@ -6,7 +6,7 @@ use super::{
     Refusal, Request, copy, pod, read,
     refusal::Reasons,
     shape::{self, Path, at, text, texts},
-    warn,
+    warn, wrap,
 };
 use crate::plan::{Subject, is_ours};
 
@@ -39,8 +39,10 @@ pub fn validate(request: &Request<'_>) -> Result<Vec<String>, Refusal> {
         reasons.all(pod::check_template(template, &plan, subject, namespace).under(&format!("{}.", path.join("."))));
         warnings.extend(warn::pod(template, &plan, subject));
         let spec = at(object, &["spec"]).unwrap_or(&Value::Null);
-        warnings.extend(warn::rolling_update(kind, spec, &plan));
-        warnings.extend(warn::replicas(spec, &plan));
+        if !wrap::ends_before_the_app(template, &plan) {
+            warnings.extend(warn::rolling_update(kind, spec, &plan));
+            warnings.extend(warn::replicas(spec, &plan));
+        }
         warnings.extend(warn::one_after_the_other(kind, spec, &plan));
         let job = if kind == "CronJob" { at(spec, &["jobTemplate", "spec"]) } else { Some(spec).filter(|_| batch) };
         warnings.extend(job.map(|job| warn::job_of_holders(job, &plan)).unwrap_or_default());

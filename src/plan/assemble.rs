@@ -24,6 +24,7 @@ pub(super) fn plan(items: &[Written], subject: Subject, mistakes: Vec<Mistake>) 
         release: whole.agreed("release", |options| options.release),
         fencing: whole.agreed("fencing", |options| options.fencing).unwrap_or_default(),
         strategy: whole.agreed("strategy", |options| options.strategy),
+        container: whole.agreed("container", |options| options.container.clone()),
         on_conflict: whole.agreed("on-conflict", |options| options.on_conflict).unwrap_or_default(),
         on_lost: whole.agreed("on-lost", |options| options.on_lost).unwrap_or_default(),
         max_hold: whole.agreed("max-hold", |options| options.max_hold),
@@ -104,20 +105,36 @@ impl<'a> Whole<'a> {
     fn suits(&mut self, plan: &mut Plan) {
         let once = self.items.iter().find(|item| item.verb == Verb::Once);
         let skip = self.given("on-conflict").filter(|_| plan.on_conflict == OnConflict::Skip);
-        if matches!(self.subject, Subject::Pod | Subject::PodTemplate) {
-            let subject = self.subject;
-            let misfit = |key: &str, text: &str, why: &str| Mistake::new(key, text, format!("does not fit a {subject}: {why}"));
-            self.mistakes.extend(
-                once.map(|item| {
-                    misfit(&item.key, &item.text, "no Pod ends well without running its containers; annotate the Job or CronJob")
-                }),
-            );
-            self.mistakes.extend(skip.map(|(key, text)| misfit(key, text, "only a Job can be skipped; annotate the Job or CronJob")));
+        let subject = self.subject;
+        let misfit = |key: &str, text: &str, why: &str| Mistake::new(key, text, format!("does not fit a {subject}: {why}"));
+        if let Some((key, text)) = self.given("container").filter(|_| !plan.wraps()) {
+            self.mistakes.push(Mistake::new(key, text, "concerns nothing here: container goes with strategy=wrap"));
+        }
+        if matches!(subject, Subject::Pod | Subject::PodTemplate) {
+            if plan.wraps() {
+                return self.wrapped(skip.is_some());
+            }
+            self.mistakes.extend(once.map(|item| {
+                let why = "no Pod ends well without running its containers; `;strategy=wrap` leaves out one container's command, or annotate the Job or CronJob";
+                misfit(&item.key, &item.text, why)
+            }));
+            self.mistakes.extend(skip.map(|(key, text)| {
+                misfit(
+                    key,
+                    text,
+                    "only a Job can be skipped, or with strategy=wrap a command; annotate the Job or CronJob, or add `;strategy=wrap`",
+                )
+            }));
             let suspend = self.given("strategy").filter(|_| plan.strategy == Some(Strategy::Suspend));
             self.mistakes.extend(suspend.map(|(key, text)| {
                 misfit(key, text, "only a Job can be suspended; annotate the Job or CronJob, or keep each Pod from being scheduled")
                     .near(Some("strategy=gate"))
             }));
+            return;
+        }
+        if let Some((key, text)) = self.given("strategy").filter(|_| plan.wraps()) {
+            let why = "a Job holds across its Pods, and a wrapped command for as long as it runs; annotate the pod template";
+            self.mistakes.push(misfit(key, text, why));
             return;
         }
         if skip.is_some() {
@@ -135,6 +152,17 @@ impl<'a> Whole<'a> {
             self.mistakes.push(Mistake::new(key, text, problem));
         }
         plan.strategy = Some(Strategy::Suspend);
+    }
+
+    /// A command that is wrapped: whoever wraps it also reports its end.
+    fn wrapped(&mut self, skip: bool) {
+        if skip {
+            self.impatient();
+        }
+        if let Some((key, text)) = self.given("release") {
+            let problem = "contradicts strategy=wrap: what wraps the command reports its end itself; leave release out";
+            self.mistakes.push(Mistake::new(key, text, problem));
+        }
     }
 
     /// Who does not wait needs no time for it.
@@ -180,7 +208,7 @@ impl<'a> Whole<'a> {
     }
 
     /// The value that the items agree on: these keys concern the object as a whole.
-    fn agreed<T: PartialEq + Copy>(&mut self, word: &str, read: fn(&Options) -> Option<T>) -> Option<T> {
+    fn agreed<T: PartialEq>(&mut self, word: &str, read: fn(&Options) -> Option<T>) -> Option<T> {
         let mut given = self.items.iter().filter_map(|item| read(&item.options).map(|value| (item, value)));
         let (first, value) = given.next()?;
         if let Some((item, _)) = given.find(|(_, other)| *other != value) {

@@ -90,7 +90,7 @@ choice! {
 }
 
 choice! {
-    /// Where the waiting happens. Every strategy injects the acquire step too, which then finds that all is there.
+    /// Where the waiting happens. Every strategy but `wrap` injects the acquire step too, which then finds that all is there.
     Strategy {
         /// In the acquire step, an init container.
         Init = "init",
@@ -98,17 +98,19 @@ choice! {
         Gate = "gate",
         /// Before the Job makes its Pods: the Job is suspended.
         Suspend = "suspend",
+        /// Around the command of one container, which is also all that holds.
+        Wrap = "wrap",
     }
 }
 
 choice! {
-    /// What a Job does when somebody else holds what it asks for.
+    /// What a Job, or a wrapped command, does when somebody else holds what it asks for.
     #[derive(Default)]
     OnConflict {
         /// It waits.
         #[default]
         Queue = "queue",
-        /// It is marked Complete without having run.
+        /// The Job is marked Complete without having run, the command left out.
         Skip = "skip",
     }
 }

@@ -1,7 +1,7 @@
 //! The nearest valid word to one that is not.
 
 /// The candidate that `text` was probably meant to be: few edits away, or begun by it (`sem`, `perm`).
-pub(super) fn nearest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let text: String = text.chars().take(64).flat_map(char::to_lowercase).collect();
     let allowed = 1 + text.chars().count() / 4;
     candidates

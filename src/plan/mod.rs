@@ -32,6 +32,7 @@ use std::collections::BTreeSet;
 use crate::api::Duration;
 
 pub use choice::{Mode, On, OnConflict, OnLost, OnTimeout, Release, Strategy};
+pub use distance::nearest;
 pub use mistake::{Mistake, Mistakes};
 pub use parse::{MAX_ITEMS, MAX_VALUE, is_ours, lookalike, parse};
 
@@ -125,6 +126,8 @@ pub struct Plan {
     pub fencing: bool,
     /// Where the waiting happens; `None` is [`Strategy::Init`].
     pub strategy: Option<Strategy>,
+    /// With [`Strategy::Wrap`]: the container whose command is wrapped; `None` is the only one that there is.
+    pub container: Option<String>,
     /// What happens when somebody else holds.
     pub on_conflict: OnConflict,
     /// What happens to a Pod whose hold was taken.
@@ -226,6 +229,11 @@ impl Plan {
     /// What has a fencing token; the tokens are numbered in this order.
     pub fn tokens(&self) -> impl Iterator<Item = &Item> {
         self.items.iter().filter(|item| item.role.has_token())
+    }
+
+    /// Whether it concerns the command of one container, and not the Pod as a whole.
+    pub fn wraps(&self) -> bool {
+        self.strategy == Some(Strategy::Wrap)
     }
 
     /// Whether somebody counts how the holder ends. It then carries [`OUTCOME_FINALIZER`](crate::api::names::OUTCOME_FINALIZER) until that is

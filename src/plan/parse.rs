@@ -227,9 +227,6 @@ fn option(
     let Some(value) = value else {
         return refuse(format!("has no value; write {word}= and {}", entry.values));
     };
-    if entry.later.contains(&value) {
-        return refuse(format!("is not supported by this version yet; {word} takes {}", entry.values));
-    }
     match (entry.read)(options, value) {
         Some(()) => Ok(entry),
         None => {

@@ -33,12 +33,13 @@ impl Plan {
 
     /// The keys that concern the plan as a whole.
     fn whole(&self) -> String {
-        let Self { items: _, release, fencing, strategy, on_conflict, on_lost, max_hold, start_timeout } = self;
+        let Self { items: _, release, fencing, strategy, container, on_conflict, on_lost, max_hold, start_timeout } = self;
         let given = |key: &str, value: Option<String>| value.map(|value| format!(";{key}={value}")).unwrap_or_default();
         [
             given("release", release.map(|release| release.to_string())),
             given("fencing", fencing.then(|| "true".to_owned())),
             given("strategy", strategy.map(|strategy| strategy.to_string())),
+            given("container", container.clone()),
             given("on-conflict", (*on_conflict != OnConflict::default()).then(|| on_conflict.to_string())),
             given("on-lost", (*on_lost != OnLost::default()).then(|| on_lost.to_string())),
             given("max-hold", max_hold.map(|max_hold| max_hold.to_string())),

@@ -68,6 +68,7 @@ fn any_plan() -> impl Strategy<Value = Plan> {
                 release: release.filter(|_| lasts),
                 fencing: fencing && token,
                 strategy: if suspend { Some(Place::Suspend) } else { strategy.filter(|_| waits) },
+                container: None,
                 on_conflict: if skip { OnConflict::Skip } else { OnConflict::Queue },
                 on_lost: if ignore && lasts { OnLost::Ignore } else { OnLost::Kill },
                 max_hold: max_hold.filter(|_| lasts),
@@ -87,7 +88,7 @@ fn any_wrong_item() -> impl Strategy<Value = (String, usize)> {
         Just((String::new(), 1)),
         Just(("gate/a".to_owned(), 1)),
         Just(("mutex/b;permits=2;timeout=x".to_owned(), 2)),
-        Just(("semaphore/c;permit=2;permits=0;strategy=wrap".to_owned(), 3)),
+        Just(("semaphore/c;permit=2;permits=0;strategy=warp".to_owned(), 3)),
     ]
 }
 
@@ -95,6 +96,13 @@ proptest! {
     #[test]
     fn prints_what_it_reads(plan in any_plan()) {
         prop_assert_eq!(parse(&plan.annotations(), Subject::Job), Ok(Some(plan)));
+    }
+
+    #[test]
+    fn prints_what_it_reads_of_a_wrapped_command(plan in any_plan(), container in proptest::option::of("[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?")) {
+        prop_assume!(plan.items.iter().any(|item| !matches!(item.role, Role::Arrive { .. })));
+        let plan = Plan { strategy: Some(Place::Wrap), container, release: None, ..plan };
+        prop_assert_eq!(parse(&plan.annotations(), Subject::PodTemplate), Ok(Some(plan)));
     }
 
     #[test]

@@ -1,7 +1,6 @@
-//! Every word that is valid in konductor's annotations, and what goes with what. What the design has and this version does not is listed too, so that it
-//! can be refused for what it is and not as a typing mistake.
+//! Every word that is valid in konductor's annotations, and what goes with what.
 
-use super::{Kind, Mode, On, OnConflict, OnLost, OnTimeout, Release, Strategy};
+use super::{Kind, Mode, On, OnConflict, OnLost, OnTimeout, Release, Strategy, target};
 use crate::api::Duration;
 
 /// Most permits that one hold may ask for: as many as a Semaphore can have.
@@ -62,8 +61,6 @@ pub struct Key {
     pub values: &'static str,
     /// The values, where they are few words.
     pub choices: &'static [&'static str],
-    /// Values that this version does not have yet.
-    pub later: &'static [&'static str],
     /// Where it fits.
     pub fits: Fits,
     /// Reads a value into the options of an item; `None` where it is not right.
@@ -106,6 +103,8 @@ pub struct Options {
     pub fencing: Option<bool>,
     /// `strategy`.
     pub strategy: Option<Strategy>,
+    /// `container`.
+    pub container: Option<String>,
     /// `on-conflict`.
     pub on_conflict: Option<OnConflict>,
     /// `on-lost`.
@@ -176,7 +175,6 @@ pub const KEYS: &[Key] = &[
         word: "timeout",
         values: WAIT_TIME,
         choices: &[],
-        later: &[],
         fits: Fits::Verbs(EARLY),
         read: |options, text| text.parse().ok().map(|timeout| options.timeout = Some(timeout)),
         about: "How long to wait, from the creation of the holder. For ever by default.",
@@ -185,7 +183,6 @@ pub const KEYS: &[Key] = &[
         word: "on-timeout",
         values: "fail or proceed",
         choices: OnTimeout::WORDS,
-        later: &[],
         fits: Fits::Verbs(&[Verb::Wait]),
         read: |options, text| OnTimeout::of(text).map(|on_timeout| options.on_timeout = Some(on_timeout)),
         about: "What a wait does when its time is over. fail by default.",
@@ -194,7 +191,6 @@ pub const KEYS: &[Key] = &[
         word: "permits",
         values: "a whole number from 1 to 1000000",
         choices: &[],
-        later: &[],
         fits: Fits::Kinds(&[Kind::Semaphore]),
         read: |options, text| {
             whole(text).filter(|permits| (1..=MAX_PERMITS).contains(permits)).map(|permits| options.permits = Some(permits))
@@ -205,7 +201,6 @@ pub const KEYS: &[Key] = &[
         word: "mode",
         values: "read or write",
         choices: Mode::WORDS,
-        later: &[],
         fits: Fits::Kinds(&[Kind::RwMutex]),
         read: |options, text| Mode::of(text).map(|mode| options.mode = Some(mode)),
         about: "Whether an RWMutex is held beside other readers or alone. write by default.",
@@ -214,7 +209,6 @@ pub const KEYS: &[Key] = &[
         word: "priority",
         values: NUMBER,
         choices: &[],
-        later: &[],
         fits: Fits::Verbs(EXCLUSIVE),
         read: |options, text| whole(text).map(|priority| options.priority = Some(priority)),
         about: "Larger goes first. 0 by default.",
@@ -223,7 +217,6 @@ pub const KEYS: &[Key] = &[
         word: "create",
         values: TRUTH,
         choices: &["true", "false"],
-        later: &[],
         fits: Fits::Kinds(&[Kind::Mutex]),
         read: |options, text| text.parse().ok().map(|create| options.create = Some(create)),
         about: "Makes the Mutex if there is none. false by default.",
@@ -232,34 +225,38 @@ pub const KEYS: &[Key] = &[
         word: "on",
         values: "success or start",
         choices: On::WORDS,
-        later: &[],
         fits: Fits::Verbs(&[Verb::Arrive]),
         read: |options, text| On::of(text).map(|on| options.on = Some(on)),
         about: "When to arrive: when it has succeeded, or before its first container starts. success by default.",
     },
     Key {
         word: "strategy",
-        values: "init, gate or suspend",
+        values: "init, gate, suspend or wrap",
         choices: Strategy::WORDS,
-        later: &["wrap"],
         fits: Fits::Whole(EARLY),
         read: |options, text| Strategy::of(text).map(|strategy| options.strategy = Some(strategy)),
-        about: "Where the waiting happens: in an init container, before the Pod is given to a node, or before the Job makes Pods. init by default.",
+        about: "Where the waiting happens: in an init container, before the Pod is given to a node, before the Job makes Pods, or around the command of one container. init by default.",
+    },
+    Key {
+        word: "container",
+        values: "the name of a container",
+        choices: &[],
+        fits: Fits::Whole(EARLY),
+        read: |options, text| target::is_label(text).then(|| options.container = Some(text.to_owned())),
+        about: "With strategy=wrap: the container whose command is wrapped. The only one of the Pod's app containers by default.",
     },
     Key {
         word: "on-conflict",
         values: "queue or skip",
         choices: OnConflict::WORDS,
-        later: &[],
         fits: Fits::Whole(EXCLUSIVE),
         read: |options, text| OnConflict::of(text).map(|on_conflict| options.on_conflict = Some(on_conflict)),
-        about: "What a Job does when somebody else holds: it waits, or it is marked Complete without having run. queue by default.",
+        about: "What happens when somebody else holds: the Job waits, or it is marked Complete without having run; with strategy=wrap, the command is left out. queue by default.",
     },
     Key {
         word: "release",
         values: "hook or controller",
         choices: Release::WORDS,
-        later: &[],
         fits: Fits::Whole(LASTING),
         read: |options, text| Release::of(text).map(|release| options.release = Some(release)),
         about: "Who reports the end: the sidecar, or the controller from the API alone.",
@@ -268,7 +265,6 @@ pub const KEYS: &[Key] = &[
         word: "max-hold",
         values: SPAN,
         choices: &[],
-        later: &[],
         fits: Fits::Whole(LASTING),
         read: |options, text| span(text).map(|max_hold| options.max_hold = Some(max_hold)),
         about: "How long it may hold; then it is deleted, and released. For ever by default.",
@@ -277,7 +273,6 @@ pub const KEYS: &[Key] = &[
         word: "start-timeout",
         values: SPAN,
         choices: &[],
-        later: &[],
         fits: Fits::Whole(LASTING),
         read: |options, text| span(text).map(|start_timeout| options.start_timeout = Some(start_timeout)),
         about: "How long it may hold without having started; then it is deleted, and released. For ever by default.",
@@ -286,7 +281,6 @@ pub const KEYS: &[Key] = &[
         word: "on-lost",
         values: "kill or ignore",
         choices: OnLost::WORDS,
-        later: &[],
         fits: Fits::Whole(LASTING),
         read: |options, text| OnLost::of(text).map(|on_lost| options.on_lost = Some(on_lost)),
         about: "What happens to a Pod whose hold was taken while its node could not be reached. kill by default.",
@@ -295,7 +289,6 @@ pub const KEYS: &[Key] = &[
         word: "fencing",
         values: TRUTH,
         choices: &["true", "false"],
-        later: &[],
         fits: Fits::Whole(EXCLUSIVE),
         read: |options, text| text.parse().ok().map(|fencing| options.fencing = Some(fencing)),
         about: "Shows the fencing token to the app's containers, as a file and an environment variable. false by default.",

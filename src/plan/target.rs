@@ -113,7 +113,7 @@ fn likely(text: &str, valid: fn(&str) -> bool) -> Option<String> {
 }
 
 /// A DNS label, as Kubernetes wants for namespaces.
-fn is_label(text: &str) -> bool {
+pub(super) fn is_label(text: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     !text.is_empty() && text.len() <= MAX_LABEL && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }

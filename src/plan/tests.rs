@@ -225,7 +225,13 @@ fn what_does_not_go_together_is_said() {
         ("konductor.io/gate", "g;on-conflict=queue", "on-conflict goes with acquire or once"),
         ("konductor.io/arrive", "barrier/b;strategy=gate", "strategy goes with wait, acquire, done or once"),
         ("konductor.io/mutex", "m;max-hold=0s", "longer than 0s"),
-        ("konductor.io/mutex", "m;strategy=wrap", "not supported by this version yet; strategy takes init, gate or suspend"),
+        ("konductor.io/mutex", "m;strategy=warp", "did you mean `strategy=wrap`?"),
+        ("konductor.io/mutex", "m;container=app", "container goes with strategy=wrap"),
+        ("konductor.io/mutex", "m;strategy=gate;container=app", "container goes with strategy=wrap"),
+        ("konductor.io/mutex", "m;strategy=wrap;container=App", "container takes the name of a container"),
+        ("konductor.io/mutex", "m;strategy=wrap;release=controller", "what wraps the command reports its end itself"),
+        ("konductor.io/mutex", "m;strategy=wrap;on-conflict=skip;timeout=5m", "contradicts on-conflict=skip"),
+        ("konductor.io/acquire", "mutex/a;strategy=wrap;container=a, mutex/b;container=b", "contradicts"),
         ("konductor.io/mutex", "m;strategy=suspended", "did you mean `strategy=suspend`?"),
         ("konductor.io/max-hold", "1h", "konductor.io/acquire: mutex/x;max-hold=1h"),
         ("konductor.io/mode", "read", "konductor.io/acquire: rwmutex/x;mode=read"),
@@ -256,9 +262,9 @@ fn what_fits_only_jobs_is_refused_elsewhere() {
         (
             "konductor.io/once",
             "o",
-            "`o` does not fit a SUBJECT: no Pod ends well without running its containers; annotate the Job or CronJob",
+            "`o` does not fit a SUBJECT: no Pod ends well without running its containers; `;strategy=wrap` leaves out one container's command",
         ),
-        ("konductor.io/mutex", "m;on-conflict=skip", "does not fit a SUBJECT: only a Job can be skipped; annotate the Job or CronJob"),
+        ("konductor.io/mutex", "m;on-conflict=skip", "does not fit a SUBJECT: only a Job can be skipped, or with strategy=wrap a command"),
         ("konductor.io/gate", "g;strategy=suspend", "did you mean `strategy=gate`?"),
     ] {
         for subject in [Subject::Pod, Subject::PodTemplate] {
@@ -285,6 +291,20 @@ fn who_may_be_skipped_does_not_wait() {
     let message = the_mistake(&[("konductor.io/once", "o;strategy=init")], Subject::Job);
     assert!(message.contains("contradicts konductor.io/once: only a Job that was suspended from the start"), "{message}");
     assert_eq!(job(&[("mutex", "m;on-conflict=skip;timeout=0s")]), "acquire: mutex/m;timeout=0s;strategy=suspend;on-conflict=skip");
+}
+
+#[test]
+fn what_is_wrapped_is_a_command_of_a_pod() {
+    for (annotations, read) in [
+        (&[("konductor.io/once", "o;strategy=wrap;container=migrate")][..], "o;strategy=wrap;container=migrate"),
+        (&[("konductor.io/mutex", "m;on-conflict=skip;strategy=wrap")], "mutex/m;strategy=wrap;on-conflict=skip"),
+        (&[("konductor.io/gate", "g;strategy=wrap")], "gate/g;strategy=wrap"),
+    ] {
+        assert_eq!(ok(annotations), read);
+        for subject in [Subject::Job, Subject::CronJob, Subject::PodOfJob] {
+            assert!(the_mistake(annotations, subject).contains("a Job holds across its Pods"), "{read}");
+        }
+    }
 }
 
 #[test]
@@ -316,7 +336,7 @@ fn keys_that_look_like_ours_are_mistakes() {
 #[test]
 fn every_mistake_is_in_one_error() {
     let mistakes = plan(&[
-        ("konductor.io/acquire", "mutx/a, semaphore/b;permit=2;timeout=5;strategy=wrap, mutex/A"),
+        ("konductor.io/acquire", "mutx/a, semaphore/b;permit=2;timeout=5;strategy=warp, mutex/A"),
         ("konductor.io/mutex", ""),
         ("konductor.io/onse", "x"),
         ("konducter.io/gate", "x"),
@@ -326,9 +346,9 @@ fn every_mistake_is_in_one_error() {
     8 mistakes in the annotations of the Pod:
       konducter.io/gate: is not an annotation of konductor; its annotations begin with konductor.io/; did you mean `konductor.io/gate`?
       konductor.io/acquire: `mutx/a` begins with an unknown kind; acquire takes mutex, rwmutex, lease or semaphore; did you mean `mutex/a`?
-      konductor.io/acquire: `permit=2` has an unknown key; it could be timeout, permits, priority, strategy, on-conflict, release, max-hold, start-timeout, on-lost or fencing; did you mean `permits=2`?
+      konductor.io/acquire: `permit=2` has an unknown key; it could be timeout, permits, priority, strategy, container, on-conflict, release, max-hold, start-timeout, on-lost or fencing; did you mean `permits=2`?
       konductor.io/acquire: `timeout=5` has a wrong value; timeout takes a duration like 90s, 10m or 1h30m (0s does not wait)
-      konductor.io/acquire: `strategy=wrap` is not supported by this version yet; strategy takes init, gate or suspend
+      konductor.io/acquire: `strategy=warp` has a wrong value; strategy takes init, gate, suspend or wrap; did you mean `strategy=wrap`?
       konductor.io/acquire: `mutex/A` names `A`, which is no name of a mutex: small letters, digits, `-` and `.`, at most 253; did you mean `mutex/a`?
       konductor.io/mutex: is an empty item; write one like db-migrate
       konductor.io/onse: is no annotation of konductor; there are wait, acquire, arrive, done, once, mutex, rwmutex, lease, semaphore, waitgroup, barrier, gate, inject; did you mean `konductor.io/once`?

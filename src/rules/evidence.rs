@@ -57,7 +57,7 @@ pub fn pod_ended(pod: &Pod) -> bool {
 }
 
 /// Whether a container that ended with this code stays down. A container with restart rules of its own is left to the phase.
-fn stays_down(container: &Container, pod_policy: &str, exit_code: i32) -> bool {
+pub(super) fn stays_down(container: &Container, pod_policy: &str, exit_code: i32) -> bool {
     if container.restart_policy_rules.as_ref().is_some_and(|rules| !rules.is_empty()) {
         return false;
     }

@@ -19,6 +19,7 @@ mod properties;
 mod record;
 mod request;
 mod wait;
+pub mod wrapped;
 
 use jiff::Timestamp;
 

@@ -17,6 +17,8 @@ pub struct App {
     job: Value,
     pod: Value,
     beside: Vec<App>,
+    before: Vec<App>,
+    replicas: u32,
 }
 
 /// A line of its file.
@@ -53,6 +55,8 @@ impl App {
             job: json!({ "backoffLimit": 0 }),
             pod: json!({ "terminationGracePeriodSeconds": 60 }),
             beside: Vec::new(),
+            before: Vec::new(),
+            replicas: 1,
         }
     }
 
@@ -102,6 +106,17 @@ impl App {
         self
     }
 
+    /// Another app in an init container of the same Pod.
+    pub fn after(mut self, other: Self) -> Self {
+        self.before.push(other);
+        self
+    }
+
+    /// As a Deployment: so many Pods.
+    pub fn replicas(self, replicas: u32) -> Self {
+        Self { replicas, ..self }
+    }
+
     /// A Pod with these annotations.
     pub fn as_pod(&self, annotations: &str) -> String {
         format!(
@@ -118,13 +133,14 @@ impl App {
         format!("apiVersion: batch/v1\nkind: Job\nmetadata: {{name: {}, annotations: {{{annotations}}}}}\nspec: {spec}\n---\n", self.name)
     }
 
-    /// A Deployment of one replica, with these annotations on its pod template.
+    /// A Deployment with these annotations on its pod template.
     pub fn as_deployment(&self, annotations: &str) -> String {
         let (name, spec) = (&self.name, Self { restart: "Always", ..self.clone() }.pod_spec());
         let labels = format!("{{app: {name}}}");
         format!(
-            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {labels}}}\n  \
-             template:\n    metadata: {{labels: {labels}, annotations: {{{annotations}}}}}\n    spec: {spec}\n---\n"
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  replicas: {}\n  selector: {{matchLabels: {labels}}}\n  \
+             template:\n    metadata: {{labels: {labels}, annotations: {{{annotations}}}}}\n    spec: {spec}\n---\n",
+            self.replicas
         )
     }
 
@@ -134,6 +150,9 @@ impl App {
         let mut containers = vec![self.container("app")];
         containers.extend(self.beside.iter().map(|other| other.container(&other.name)));
         spec["containers"] = containers.into();
+        if !self.before.is_empty() {
+            spec["initContainers"] = self.before.iter().map(|other| other.container(&other.name)).collect();
+        }
         spec["volumes"] = json!([{ "name": "beats", "hostPath": { "path": self.folder } }]);
         spec
     }

@@ -77,6 +77,16 @@ async fn batch_limit() {
 async fn migration() {
     let scene = Scene::open("migration").await;
     applied(&scene, "migration");
+    scene.run(&["rollout", "status", "deployment/app", "--timeout=180s"]);
+    let logs = scene.run(&["logs", "-l", "app=app", "-c", "migrate"]);
+    assert_eq!(logs.lines().filter(|line| *line == "migrating to 42").count(), 1, "{logs}");
+    scene.run(&["wait", "--for=condition=Executed", "once/schema-42", "--timeout=60s"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migration_by_jobs() {
+    let scene = Scene::open("migration_by_jobs").await;
+    applied(&scene, "migration-by-jobs");
     until_all_complete(&scene, 3).await;
     assert_eq!(kubelet_times(&scene.pods()).await.len(), 1, "one of the three did it");
     scene.run(&["rollout", "status", "deployment/app", "--timeout=120s"]);

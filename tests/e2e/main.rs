@@ -20,3 +20,4 @@ mod scene;
 mod schema;
 mod showing;
 mod strategies;
+mod wrap;

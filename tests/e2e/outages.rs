@@ -26,11 +26,11 @@ use crate::{
 
 const HOLDS: &str = "konductor.io/mutex: db";
 
-fn servers(scene: &Scene) -> Api<Pod> {
+pub fn servers(scene: &Scene) -> Api<Pod> {
     Api::namespaced(scene.client.clone(), SYSTEM)
 }
 
-async fn leader(scene: &Scene) -> Option<Pod> {
+pub async fn leader(scene: &Scene) -> Option<Pod> {
     servers(scene).list(&ListParams::default().labels("konductor.io/leader=true")).await.unwrap().items.pop()
 }
 
