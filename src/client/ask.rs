@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::api::{ClaimKind, ClaimSpec, Mode, Operation};
 
+type Told = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// How long to wait, how urgently, and how long a hold outlives its last renewal. The default waits for ever.
 ///
 /// ```
@@ -17,7 +19,7 @@ pub struct Options {
     pub(crate) timeout: Option<Duration>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) priority: Option<i32>,
-    pub(crate) told: Option<Arc<dyn Fn(&str) + Send + Sync>>,
+    pub(crate) told: Option<Told>,
 }
 
 impl Options {

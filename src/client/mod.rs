@@ -36,6 +36,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{Claim, ClaimKind};
 
+#[cfg(feature = "server")]
+pub(crate) use ask::word;
 pub use ask::{Ask, Options};
 pub use claimed::Claimed;
 pub use error::Error;
@@ -157,6 +159,26 @@ impl Client {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// The same for what is held: it is renewed, and released when dropped.
+    ///
+    /// # Errors
+    /// Why it is not held; nothing is left of it then.
+    pub async fn hold(&self, ask: &Ask) -> Result<Guard, Error> {
+        Guard::keep(self.ask(ask).await?).await
+    }
+
+    /// The same for a Once; `None` if somebody has executed it.
+    ///
+    /// # Errors
+    /// Why it is neither executed nor to be executed now.
+    pub async fn execute(&self, ask: &Ask) -> Result<Option<Execution>, Error> {
+        match self.hold(ask).await {
+            Ok(guard) => Ok(Some(Execution { guard })),
+            Err(Error::Executed(_)) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

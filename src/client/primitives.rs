@@ -22,13 +22,16 @@ impl Handle {
         Ask { holder, options, ..Ask::new(self.kind, self.name.as_str(), operation) }
     }
 
-    async fn hold(&self, permits: Option<i32>, mode: Option<Mode>, mut options: Options) -> Result<Guard, Error> {
+    fn acquire(&self, mut options: Options) -> Ask {
         let lasting = self.client.holder.is_some();
         if lasting {
             options.ttl.get_or_insert(LASTING_TTL);
         }
-        let ask = Ask { permits, mode, lasting, ..self.ask(Operation::Acquire, options) };
-        Guard::keep(self.client.ask(&ask).await?).await
+        Ask { lasting, ..self.ask(Operation::Acquire, options) }
+    }
+
+    async fn hold(&self, permits: Option<i32>, mode: Option<Mode>, options: Options) -> Result<Guard, Error> {
+        self.client.hold(&Ask { permits, mode, ..self.acquire(options) }).await
     }
 
     /// Does it, and leaves nothing behind.
@@ -228,11 +231,7 @@ impl Once {
     /// # Errors
     /// [`Error::Timeout`] and the other reasons why it is neither executed nor to be executed now.
     pub async fn execute(&self, options: Options) -> Result<Option<Execution>, Error> {
-        match self.0.hold(None, None, options).await {
-            Ok(guard) => Ok(Some(Execution { guard })),
-            Err(Error::Executed(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.0.client.execute(&self.0.acquire(options)).await
     }
 
     /// Runs this if nobody has; `None` if somebody has. Its success is on record before this returns; its failure gives the turn to the next. It is dropped
@@ -292,7 +291,7 @@ impl Once {
 /// The turn to execute a Once. Dropped, it counts as failed, and the turn passes to the next.
 #[must_use = "an execution that is dropped has failed"]
 pub struct Execution {
-    guard: Guard,
+    pub(super) guard: Guard,
 }
 
 impl Execution {

@@ -21,6 +21,7 @@ mod look;
 pub mod object;
 mod observe;
 mod outcomes;
+pub mod outlook;
 mod sources;
 mod starting;
 mod status;

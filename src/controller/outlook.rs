@@ -1,0 +1,147 @@
+//! What the controller would tell somebody, worked out from lists of objects: for `koncli why`. The same facts, rules and words, and no client.
+
+use jiff::Timestamp;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::ResourceExt;
+use tokio::time::Instant;
+
+use super::{
+    ask::At,
+    facts::{JobFacts, PodFacts},
+    gather::{gather, token_of},
+    object::{Key, Object},
+    words,
+    world::State,
+};
+use crate::{
+    coordinator::session::Place,
+    plan::Item,
+    rules::{self, Why},
+};
+
+/// A picture of the cluster at one moment.
+#[derive(Default)]
+pub struct Picture {
+    state: State,
+}
+
+/// How somebody stands to one primitive of its plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It waits; for what and behind whom.
+    Waits(String),
+    /// It will not hold, or not pass; why.
+    Refused(String),
+    /// It is its turn: konductor grants it now, if it runs.
+    ItsTurn,
+    /// It holds, with this fencing token.
+    Holds(i64),
+    /// It has passed, or has not come that far.
+    NotNow,
+}
+
+impl Picture {
+    /// Adds a primitive.
+    pub fn put_object(&mut self, object: Object) {
+        self.state.put_object(object);
+    }
+
+    /// Adds a Pod.
+    pub fn put_pod(&mut self, pod: &Pod) {
+        self.state.put_pod(PodFacts::of(pod));
+    }
+
+    /// Adds a Job, which Gates may wait for too.
+    pub fn put_job(&mut self, job: &Job) {
+        let named = super::facts::named_job(job);
+        self.state.put_named_job(&job.namespace().unwrap_or_default(), &job.name_any(), Some(named));
+        self.state.put_job(JobFacts::of(job));
+    }
+
+    /// How a Pod or a Job of this UID stands to each primitive that its annotations name, in their order; nothing if they name none.
+    pub fn standings(&mut self, uid: &str, time: Timestamp) -> Vec<(Key, Standing)> {
+        let owned = |(key, item): (Key, &Item)| (key, item.clone());
+        let (namespace, steps): (String, Vec<(Key, Item)>) = match (self.state.pods.get(uid), self.state.jobs.get(uid)) {
+            (Some(pod), _) => (pod.who.namespace.clone(), pod.steps().map(owned).collect()),
+            (None, Some(job)) => (job.who.namespace.clone(), job.steps().map(owned).collect()),
+            (None, None) => return Vec::new(),
+        };
+        steps.into_iter().map(|(key, _)| (key.clone(), self.standing(uid, &key, &namespace, time))).collect()
+    }
+
+    fn standing(&mut self, uid: &str, key: &Key, namespace: &str, time: Timestamp) -> Standing {
+        let object = self.state.objects.get(key).cloned();
+        let facts = gather(&mut self.state, key, object.as_ref(), At { now: Instant::now(), time }).facts;
+        let holders = words::Holders::of(object.as_ref());
+        let Some(object) = object else {
+            let asks =
+                facts.requests.iter().any(|request| request.asker() == uid) || facts.waiters.iter().any(|waiter| waiter.asker == uid);
+            let message = words::waiting(key, None, &holders, Why::Shut, (1, 1), namespace);
+            return if asks { Standing::Waits(message) } else { Standing::NotNow };
+        };
+        let decision = rules::decide(&object.primitive(), &facts, time);
+        if let Some((index, queued)) = decision.queue.iter().enumerate().find(|(_, queued)| queued.asker == uid) {
+            let place = (index + 1, decision.queue.len());
+            return Standing::Waits(words::waiting(key, Some(&object), &holders, queued.why, place, namespace));
+        }
+        if let Some(refusal) = decision.refused.iter().find(|refusal| refusal.asker == uid)
+            && let Place::Refused { message, .. } = words::refused(key, Some(&object), refusal.why, namespace)
+        {
+            return Standing::Refused(message);
+        }
+        if decision.granted.iter().any(|grant| grant.asker == uid && grant.new) || decision.passed.iter().any(|passed| passed.asker == uid)
+        {
+            return Standing::ItsTurn;
+        }
+        let of_pod = self.state.pods.get(uid).and_then(|pod| token_of(&object, pod));
+        let token = of_pod.or_else(|| object.holders().iter().find(|holder| holder.uid == uid).map(|holder| holder.token));
+        token.map_or(Standing::NotNow, Standing::Holds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Mutex, names};
+    use serde_json::json;
+
+    fn waiting(name: &str, created: &str) -> Pod {
+        let pod = json!({
+            "metadata": {
+                "name": name, "namespace": "shop", "uid": name, "creationTimestamp": created,
+                "labels": { names::INJECTED_LABEL: "true" }, "annotations": { "konductor.io/mutex": "db" },
+            },
+            "status": { "initContainerStatuses": [{
+                "name": names::ACQUIRE_CONTAINER, "state": { "running": {} }, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            }] },
+        });
+        serde_json::from_value(pod).unwrap()
+    }
+
+    fn mutex(status: serde_json::Value) -> Object {
+        let mutex: Mutex = serde_json::from_value(json!({
+            "apiVersion": "konductor.io/v1", "kind": "Mutex", "spec": {}, "status": status,
+            "metadata": { "name": "db", "namespace": "shop", "uid": "m", "creationTimestamp": "2026-01-01T00:00:00Z" },
+        }))
+        .unwrap();
+        mutex.into()
+    }
+
+    #[test]
+    fn it_is_said_behind_whom_as_the_controller_says_it() {
+        let time = "2026-01-01T01:00:00Z".parse().unwrap();
+        let mut picture = Picture::default();
+        for (name, created) in [("second", "2026-01-01T00:10:00Z"), ("first", "2026-01-01T00:05:00Z")] {
+            picture.put_pod(&waiting(name, created));
+        }
+        let said = |picture: &mut Picture| picture.standings("second", time).into_iter().map(|(_, standing)| standing).collect::<Vec<_>>();
+        assert_eq!(said(&mut picture), [Standing::Waits("waiting for mutex/db, which does not exist yet".to_owned())]);
+        let holder = json!({ "uid": "h", "kind": "Job", "namespace": "shop", "name": "a", "token": 4, "since": "2026-01-01T00:00:00Z" });
+        picture.put_object(mutex(json!({ "holders": [holder], "lastToken": 4 })));
+        assert_eq!(said(&mut picture), [Standing::Waits("waiting for mutex/db: 2 of 2 in line, held by job/a".to_owned())]);
+        let holder =
+            json!({ "uid": "second", "kind": "Pod", "namespace": "shop", "name": "second", "token": 5, "since": "2026-01-01T00:00:00Z" });
+        picture.put_object(mutex(json!({ "holders": [holder], "lastToken": 5 })));
+        assert!(matches!(said(&mut picture).as_slice(), [Standing::Holds(5)]));
+    }
+}
