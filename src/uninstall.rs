@@ -15,7 +15,11 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use crate::{api::names, controller::object::of_kind, plan::Kind};
+use crate::{
+    api::{Claim, names},
+    controller::object::of_kind,
+    plan::Kind,
+};
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long servers get to end. One on a node that does not answer would take for ever, and can do no harm: its writes are compare-and-swap.
@@ -36,7 +40,7 @@ pub struct UninstallArgs {
     pub selector: String,
 }
 
-/// Stops the servers and removes the finalizers from all primitives, Jobs and Pods.
+/// Stops the servers and removes the finalizers from all primitives, Claims, Jobs and Pods.
 pub async fn uninstall(client: Client, args: UninstallArgs) -> anyhow::Result<()> {
     let UninstallArgs { namespace, deployment, selector } = args;
     let deployments = Api::<Deployment>::namespaced(client.clone(), &namespace);
@@ -66,7 +70,8 @@ pub async fn uninstall(client: Client, args: UninstallArgs) -> anyhow::Result<()
     }
     let injected = ListParams::default().labels(&format!("{}=true", names::INJECTED_LABEL));
     free::<Job>(&client, names::OUTCOME_FINALIZER, injected.clone()).await?;
-    free::<Pod>(&client, names::OUTCOME_FINALIZER, injected).await
+    free::<Pod>(&client, names::OUTCOME_FINALIZER, injected).await?;
+    free::<Claim>(&client, names::OUTCOME_FINALIZER, ListParams::default()).await
 }
 
 fn active(pod: &Pod) -> bool {

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     ask::At,
+    claims,
     facts::{Outage, PodFacts, key_of},
     gather::{Gathered, sooner},
     object::Object,
@@ -44,6 +45,13 @@ pub enum Suspect {
         lost_nodes: HashMap<String, Outage>,
         /// Whether it is a member of a WaitGroup: then it is not over while it is merely suspended.
         counted: bool,
+    },
+    /// A Claim that is not seen any more, says that its hold is over, or was not renewed in time.
+    Claim {
+        /// The hold.
+        holder: Holder,
+        /// How often it had been renewed when its time began that has passed, if it has.
+        unrenewed: Option<i64>,
     },
 }
 
@@ -105,7 +113,7 @@ pub fn look_again(state: &mut State, object: &Object, now: Instant, gathered: &m
                 lost_nodes: lost_nodes(state, object, now),
                 counted: object.key().kind == Kind::WaitGroup,
             },
-            HolderKind::Claim => continue,
+            HolderKind::Claim => Suspect::Claim { holder: holder.clone(), unrenewed: None },
         });
     }
 }
@@ -135,8 +143,7 @@ pub fn examine(state: &mut State, object: &Object, holder: &Holder, at: At, gath
                 gathered.suspects.push(Suspect::Job { holder: holder.clone(), lost_nodes, counted });
             }
         }
-        // What ends a Claim's hold is the Claim.
-        HolderKind::Claim => {}
+        HolderKind::Claim => claims::examine(state, object, holder, at, gathered),
     }
 }
 

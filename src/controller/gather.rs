@@ -1,10 +1,13 @@
 //! From the picture to the facts of one decision: who asks for a primitive, what is proven about its holders, and what needs a live look first.
 //! Synchronous; it reads the picture and the clock it is given.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::{
     ask::{self, At},
+    claims::{self, ClaimFacts},
     examine::{self, Overdue, Suspect},
     facts::{JobFacts, Outcome, PodFacts},
     object::{Key, Object},
@@ -28,6 +31,10 @@ pub struct Gathered {
     pub strays: Vec<PodFacts>,
     /// Jobs that we have not seen, under whose hold a Pod asks.
     pub unknown_jobs: Vec<Unknown>,
+    /// Claims of this primitive of which something may come yet.
+    pub claims: Vec<Arc<ClaimFacts>>,
+    /// UIDs of Claims that the primitive remembers and that we have not seen.
+    pub unknown_claims: Vec<String>,
     /// Sessions that ask in the name of a Job that does not ask for the same.
     pub impostors: Vec<String>,
     /// Pods and Jobs that have gone through all their steps without a session: they may start.
@@ -76,6 +83,7 @@ pub fn gather(state: &mut State, key: &Key, object: Option<&Object>, at: At) -> 
             gathered.strays.push(pod.clone());
         }
     }
+    claims::ask(state, key, object, &mut gathered);
     if let Some(object) = object.filter(|_| !gathered.facts.requests.is_empty()) {
         examine::look_again(state, object, at.now, &mut gathered);
     }

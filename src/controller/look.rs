@@ -1,6 +1,6 @@
 //! Live looks: what is proven by asking the API server itself. Everything here reads, nothing decides.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use k8s_openapi::api::{
     batch::v1::Job,
@@ -9,15 +9,16 @@ use k8s_openapi::api::{
 use kube::{Api, Client, api::ListParams};
 
 use super::{
+    claims::{self, ClaimFacts},
     examine::Suspect,
     facts::{self, JobFacts, Outage, PodFacts},
     gather::Unknown,
 };
 use crate::{
-    api::{Holder, names},
+    api::{Claim, Holder, HolderKind, names},
     planted,
     rules::{
-        Evidence, Out,
+        Evidence, Out, Who,
         evidence::{self, AcquireStep},
     },
 };
@@ -52,6 +53,18 @@ impl Eye {
         Ok(job.filter(|job| job.metadata.uid.as_ref() == Some(uid)).map(|job| JobFacts::of(&job)))
     }
 
+    /// A Claim of this name and UID as it is now; `None` if it is gone.
+    pub async fn claim(&self, who: &Who) -> Result<Option<ClaimFacts>, kube::Error> {
+        let claim = Api::<Claim>::namespaced(self.client.clone(), &who.namespace).get_opt(&who.name).await?;
+        Ok(claim.filter(|claim| claim.metadata.uid.as_ref() == Some(&who.uid)).map(ClaimFacts::of))
+    }
+
+    /// The UIDs of all Claims of a namespace.
+    pub async fn claims(&self, namespace: &str) -> Result<HashSet<String>, kube::Error> {
+        let claims = Api::<Claim>::namespaced(self.client.clone(), namespace).list_metadata(&ListParams::default()).await?;
+        Ok(claims.items.into_iter().filter_map(|claim| claim.metadata.uid).collect())
+    }
+
     /// What a live look proves about a suspect; nothing, if it can still run.
     pub async fn prove(&self, suspect: &Suspect) -> Result<Vec<Evidence>, kube::Error> {
         match suspect {
@@ -73,6 +86,11 @@ impl Eye {
                 Ok(proven)
             }
             Suspect::Job { holder, lost_nodes, counted } => self.prove_job_over(holder, lost_nodes, *counted).await,
+            Suspect::Claim { holder, unrenewed } => {
+                let Holder { namespace, name, uid, .. } = holder.clone();
+                let live = self.claim(&Who { kind: HolderKind::Claim, namespace, name, uid }).await?;
+                Ok(claims::prove(holder, live.as_ref(), *unrenewed))
+            }
         }
     }
 

@@ -9,6 +9,7 @@
 //! Synchronous parts: [`object`], `facts`, [`world`], `gather`. Parts that need the API server: `sources`, `look`, `store`, `turn`, `events`, [`leader`].
 
 mod ask;
+mod claims;
 pub mod clock;
 mod ending;
 mod events;
@@ -112,11 +113,11 @@ impl Context {
             warn!("the picture is not complete: another replica may lead");
             return;
         }
-        let (objects, pods) = {
+        let (objects, pods, claims) = {
             let state = self.world.lock();
-            (state.objects.len(), state.pods.len())
+            (state.objects.len(), state.pods.len(), state.claims.len())
         };
-        info!(objects, pods, "the picture is complete");
+        info!(objects, pods, claims, "the picture is complete");
         ready();
         tokio::select! {
             biased; // in this order, so that a simulated run can be repeated

@@ -216,6 +216,11 @@ impl Object {
         each!(self, object => object.record())
     }
 
+    /// UIDs of the Claims whose steps were applied, as far as it remembers them.
+    pub fn applied(&self) -> &[String] {
+        each!(self, object => object.rounds()).map(|rounds| rounds.applied.as_slice()).unwrap_or_default()
+    }
+
     /// What the rules see of it.
     pub fn primitive(&self) -> Primitive {
         Primitive {

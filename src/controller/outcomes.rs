@@ -100,7 +100,8 @@ fn on_record(debtor: &Debtor, role: Role, object: Option<&Object>) -> bool {
     }
 }
 
-async fn lift<K>(context: &Context, who: &Who) -> Result<(), kube::Error>
+/// Takes the finalizer from one whose outcome is on record.
+pub async fn lift<K>(context: &Context, who: &Who) -> Result<(), kube::Error>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + Debug,
 {

@@ -1,4 +1,4 @@
-//! Watches: what the API server says about primitives, Pods, Jobs and nodes goes into the picture.
+//! Watches: what the API server says about primitives, Claims, Pods, Jobs and nodes goes into the picture.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,11 +27,15 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use super::{
+    claims::ClaimFacts,
     facts::{self, JobFacts, PodFacts},
     object::{Object, of_kind},
     world::{Named, State, World},
 };
-use crate::{api::names, plan::Kind};
+use crate::{
+    api::{Claim, names},
+    plan::Kind,
+};
 
 /// What a watch says, in the terms of the picture.
 enum Seen<K> {
@@ -63,6 +67,19 @@ pub fn start(client: &Client, world: &Arc<World>) -> Sources {
     for kind in Kind::ALL {
         of_kind!(kind, K => watches.primitives::<K>(kind));
     }
+    watches.follow::<DeserializeGuard<Claim>>(watcher::Config::default(), |state, seen| match seen {
+        Seen::There(DeserializeGuard(Ok(claim))) => state.put_claim(ClaimFacts::of(claim)),
+        Seen::There(DeserializeGuard(Err(invalid))) => {
+            warn!(name = invalid.metadata.name, namespace = invalid.metadata.namespace, error = invalid.error, "a Claim cannot be read");
+        }
+        Seen::Gone(claim) => state.remove_claim(&claim.uid().unwrap_or_default()),
+        Seen::Only(uids) => {
+            for uid in missing(state.claims.keys(), &uids) {
+                state.remove_claim(&uid);
+            }
+        }
+        Seen::Gap => state.forget_renewals(),
+    });
     watches.follow::<Pod>(ours.clone(), |state, seen| match seen {
         Seen::There(pod) => state.put_pod(PodFacts::of(&pod)),
         Seen::Gone(pod) => state.remove_pod(&pod.uid().unwrap_or_default()),

@@ -87,21 +87,8 @@ pub struct Draft {
 impl Draft {
     /// Sets a condition; its time changes only with its truth.
     pub fn set(&mut self, kind: &str, truth: bool, reason: &str, message: impl Into<String>) {
-        let all = &mut self.common.conditions;
-        let status = if truth { "True" } else { "False" };
-        let before = all.iter().position(|condition| condition.type_ == kind).map(|index| all.remove(index));
-        let last_transition_time = match before {
-            Some(before) if before.status == status => before.last_transition_time,
-            _ => Time(self.now),
-        };
-        all.push(Condition {
-            type_: kind.to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message: message.into(),
-            observed_generation: self.common.observed_generation,
-            last_transition_time,
-        });
+        let generation = self.common.observed_generation;
+        set_condition(&mut self.common.conditions, self.now, generation, kind, (truth, reason), message.into());
     }
 
     /// The condition of what is held.
@@ -115,6 +102,31 @@ impl Draft {
     fn expires_at(&self) -> Option<Time> {
         self.common.holders.iter().filter_map(|holder| holder.expires_at.as_ref()).min_by_key(|time| time.0).cloned()
     }
+}
+
+/// Sets a condition among others; its time changes only with its truth.
+pub(super) fn set_condition(
+    all: &mut Vec<Condition>,
+    now: Timestamp,
+    generation: Option<i64>,
+    kind: &str,
+    (truth, reason): (bool, &str),
+    message: String,
+) {
+    let status = if truth { "True" } else { "False" };
+    let before = all.iter().position(|condition| condition.type_ == kind).map(|index| all.remove(index));
+    let last_transition_time = match before {
+        Some(before) if before.status == status => before.last_transition_time,
+        _ => Time(now),
+    };
+    all.push(Condition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        observed_generation: generation,
+        last_transition_time,
+    });
 }
 
 /// The number, as wide as a status shows it.

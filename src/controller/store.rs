@@ -1,4 +1,4 @@
-//! Reading and writing primitives through the API server: the only place that writes their status, and always on one resource version.
+//! Reading and writing primitives through the API server: the only place that writes their status and that of Claims, and always on one resource version.
 
 use std::fmt::Debug;
 
@@ -16,7 +16,7 @@ use super::{
     starting,
 };
 use crate::{
-    api::{Mutex, MutexSpec, names},
+    api::{Claim, Mutex, MutexSpec, names},
     planted,
 };
 
@@ -87,7 +87,17 @@ impl Store {
 
     /// Adds or removes the finalizer of held primitives, on the same condition.
     pub async fn set_finalizer(&self, object: &Object, present: bool) -> Result<Object, WriteError> {
-        each!(object, object => self.patch_finalizer(&**object, present).await.map(Object::from))
+        each!(object, object => self.patch_finalizer(&**object, names::HELD_FINALIZER, present).await.map(Object::from))
+    }
+
+    /// Adds the finalizer of those whose outcome is counted, on the same condition.
+    pub async fn set_outcome_finalizer(&self, claim: &Claim) -> Result<Claim, WriteError> {
+        self.patch_finalizer(claim, names::OUTCOME_FINALIZER, true).await
+    }
+
+    /// Replaces the status of a Claim, on the same condition.
+    pub async fn put_claim(&self, claim: &Claim) -> Result<Claim, WriteError> {
+        self.put_status(claim).await
     }
 
     async fn put_status<K>(&self, object: &K) -> Result<K, WriteError>
@@ -103,15 +113,15 @@ impl Store {
         Ok(api.replace_status(meta.name.as_deref().unwrap_or_default(), &PostParams::default(), object).await?)
     }
 
-    async fn patch_finalizer<K>(&self, object: &K, present: bool) -> Result<K, WriteError>
+    async fn patch_finalizer<K>(&self, object: &K, ours: &str, present: bool) -> Result<K, WriteError>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + Debug,
     {
         let meta = object.meta();
         let mut finalizers: Vec<&str> =
-            meta.finalizers.iter().flatten().map(String::as_str).filter(|finalizer| *finalizer != names::HELD_FINALIZER).collect();
+            meta.finalizers.iter().flatten().map(String::as_str).filter(|finalizer| *finalizer != ours).collect();
         if present {
-            finalizers.push(names::HELD_FINALIZER);
+            finalizers.push(ours);
         }
         let version = meta.resource_version.as_ref().filter(|_| !planted::bug("finalizer-without-version"));
         let patch = json!({ "metadata": { "uid": meta.uid, "resourceVersion": version, "finalizers": finalizers } });

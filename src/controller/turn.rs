@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 use super::{
     Context,
     ask::{self, At},
-    ending,
+    claims, ending,
     events::Note,
     gather::{self, Gathered},
     object::{Key, NextStatus, Object},
@@ -17,7 +17,7 @@ use super::{
     world::State,
 };
 use crate::{
-    api::Holder,
+    api::{Holder, HolderKind},
     coordinator::{
         protocol::{Reason, Token},
         session::Place,
@@ -34,7 +34,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(5);
 /// A holder that points to its end, but has not reached it, is looked at again this much later, should nobody say so before.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Proofs that are kept to save reading again.
-const MOST_GONE: usize = 10_000;
+pub const MOST_GONE: usize = 10_000;
 /// Conflicts in a row after which a turn lets others go first.
 const MOST_ATTEMPTS: usize = 8;
 
@@ -65,8 +65,11 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
         let now = context.clock.now();
         let mut gathered = gather(context, key, Some(&object), now).await?;
         prove(context, &mut gathered).await?;
+        claims::look(context, key, &mut gathered).await?;
         let mut decision = rules::decide(&object.primitive(), &gathered.facts, now);
         refuse_arrivals(&mut decision, &gathered);
+        claims::give_up(&mut decision, &gathered, now);
+        claims::expiring(&mut decision, &gathered, &object, now);
         if unsure(&context.world.lock(), &decision, read_at) && !planted::bug("granted-from-cache") {
             read_at = Some(Instant::now());
             object = match context.store.get(key).await? {
@@ -83,8 +86,10 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
                 ending::lost(context, key, &written, &gathered.facts.evidence).await;
                 // First of all everybody is told: what is done to others below may be refused by somebody's policy, again and again.
                 let free = settle(context, key, &object, &written, &decision, &gathered, now);
+                let told = claims::tell(context, key, Some(&written), &decision, &gathered, now).await;
                 ending::refused(context, key, &decision).await;
                 let done = [
+                    told,
                     ending::strays(context, key, &written, &gathered.strays).await,
                     ending::overdue(context, key, &gathered.overdue).await.map_err(TurnError::from),
                     starting::go(context, key, Some(&written), &decision, &gathered).await.map_err(TurnError::from),
@@ -117,9 +122,12 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
 fn unsure(state: &State, decision: &Decision, read_at: Option<Instant>) -> bool {
     let never = decision.refused.iter().any(|refusal| refusal.why == Refused::NotAllowed);
     let lost = decision.settled.iter().any(|settled| settled.how != Settlement::Counted);
-    // A Job that is skipped or failed stays so.
-    let final_for_a_job = decision.refused.iter().any(|refusal| state.jobs.contains_key(&refusal.asker));
-    if read_at.is_none() && (never || lost || final_for_a_job || !decision.passed.is_empty() || !decision.skipped.is_empty()) {
+    // A Job that is skipped or failed stays so, and so does a Claim that is answered.
+    let stays = |uid: &String| state.jobs.contains_key(uid) || state.claims.contains_key(uid);
+    let answered = decision.refused.iter().any(|refusal| stays(&refusal.asker));
+    // What is counted with this write needs no reading; what was counted before may have been in an earlier round.
+    let counted = !decision.changed && decision.settled.iter().any(|settled| state.claims.contains_key(&settled.uid));
+    if read_at.is_none() && (never || lost || answered || counted || !decision.passed.is_empty() || !decision.skipped.is_empty()) {
         return true;
     }
     let asked_before = |asker: &str, read: Instant| state.sessions.get(asker).is_none_or(|session| session.opened < read);
@@ -259,7 +267,10 @@ fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decisio
     for release in &decision.released {
         let holder = holder_text(&release.holder);
         let unknown = key.kind == Kind::Once && release.outcome.is_none();
-        let note = if unknown && !release.lost {
+        let claim = release.holder.kind == HolderKind::Claim;
+        let note = if claim && release.lost {
+            Note::warning("HoldLost", format!("taken from {holder}: it was not renewed for longer than its ttl"))
+        } else if unknown && !release.lost {
             Note::warning("OutcomeUnknown", format!("{holder} has ended and nobody knows how: the turn passes to the next"))
         } else if release.lost {
             Note::warning("HoldLost", format!("taken from {holder}: its node has been unreachable for longer than the ttl"))
@@ -280,7 +291,8 @@ fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decisio
         for Passed { asker, .. } in &decision.passed {
             confirm(state, key, asker, 0);
         }
-        for Settled { uid, .. } in &decision.settled {
+        let participants = decision.settled.iter().filter(|settled| !gathered.claims.iter().any(|claim| claim.uid() == settled.uid));
+        for Settled { uid, .. } in participants {
             state.settled.insert((uid.clone(), key.clone()));
         }
         for (asker, uid) in &gathered.arriving {
@@ -351,7 +363,8 @@ async fn missing(context: &Context, key: &Key) -> Result<(), TurnError> {
         warn!(%key, %error, "could not be made");
         context.world.lock().alarm(key, Instant::now() + WAITING_EVERY);
     }
-    let decision = rules::decide(&Primitive::missing(&key.namespace), &gathered.facts, now);
+    let mut decision = rules::decide(&Primitive::missing(&key.namespace), &gathered.facts, now);
+    claims::give_up(&mut decision, &gathered, now);
     if !decision.refused.is_empty()
         && let Some(object) = context.store.get(key).await?
     {
@@ -366,9 +379,11 @@ async fn missing(context: &Context, key: &Key) -> Result<(), TurnError> {
         tell(context, state, key, None, &decision, &gathered.impostors);
         set_alarms(state, key, &decision, &gathered, now);
     });
+    let told = claims::tell(context, key, None, &decision, &gathered, now).await;
     let started = starting::go(context, key, None, &decision, &gathered).await;
     outcomes::free(context, key).await?;
-    Ok(started?)
+    started?;
+    told
 }
 
 /// Adds a confirmed hold to a session; when it has all that its Pod asks for, the Pod may go.
@@ -447,12 +462,13 @@ async fn lift_finalizer(context: &Context, object: &Object) -> Result<(), TurnEr
     Ok(())
 }
 
-/// Forgets the proofs about Pods that this primitive does not name any more.
+/// Forgets the proofs about Pods and Claims that this primitive does not name any more.
 fn forget_gone(state: &mut State, before: &Object, after: &Object) {
     let names =
         |holder: &Holder| std::iter::once(holder.uid.clone()).chain(holder.pods.iter().map(|pod| pod.uid.clone())).collect::<Vec<_>>();
     let kept: Vec<String> = after.holders().iter().flat_map(names).collect();
-    for uid in before.holders().iter().flat_map(names).filter(|uid| !kept.contains(uid)) {
+    let forgotten = before.applied().iter().filter(|uid| !after.applied().contains(*uid)).cloned();
+    for uid in before.holders().iter().flat_map(names).filter(|uid| !kept.contains(uid)).chain(forgotten) {
         state.gone.remove(&uid);
     }
 }

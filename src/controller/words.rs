@@ -38,14 +38,44 @@ pub fn waiting(key: &Key, object: Option<&Object>, holders: &Holders, why: Why, 
     }
 }
 
+/// For what a Claim waits, and `first`: that it is the next in line; `None` if that is not worth a word. Only the next in line is told who holds: what
+/// is the same for all who wait would else have to be written on each of them whenever somebody comes or goes.
+pub fn claim_waits(key: &Key, object: Option<&Object>, why: Option<Why>, first: bool, namespace: &str) -> Option<String> {
+    let name = key.seen_from(namespace);
+    let Some(object) = object else { return Some(format!("waiting for {name}, which does not exist yet")) };
+    Some(match why {
+        Some(Why::TooYoung) => return None,
+        _ if object.deleting() => format!("waiting for {name}: it is being deleted; a new one of that name will do"),
+        Some(Why::InLine) if first => {
+            let held = object::summary(object.holders(), namespace).map_or(String::new(), |holders| format!(", held by {holders}"));
+            format!("next in line for {name}{held}")
+        }
+        Some(Why::InLine) => format!("in line for {name}"),
+        Some(why @ Why::TooWide) => waiting(key, Some(object), &Holders(None), why, (1, 1), namespace),
+        _ => format!("waiting for {name}"),
+    })
+}
+
+/// Why an arrival is not counted.
+pub fn late(key: &Key, object: Option<&Object>, namespace: &str) -> String {
+    let how = object.map_or(String::new(), |object| format!("; {}", stands(object, namespace)));
+    format!("denied: too late for {}{how}", key.seen_from(namespace))
+}
+
 /// Why somebody of `namespace` will not hold.
 pub fn refused(key: &Key, object: Option<&Object>, why: Refused, namespace: &str) -> Place {
+    let (reason, message) = refusal(key, object, why, namespace);
+    Place::Refused { reason, message }
+}
+
+/// The same, for those who have no session.
+pub fn refusal(key: &Key, object: Option<&Object>, why: Refused, namespace: &str) -> (Reason, String) {
     let name = key.seen_from(namespace);
     let how = match object {
         None => ", which does not exist".to_owned(),
         Some(object) => format!("; {}", stands(object, namespace)),
     };
-    let (reason, message) = match why {
+    match why {
         Refused::TimedOut => (Reason::TimedOut, format!("timed out waiting for {name}{how}")),
         Refused::NotFree if object.is_none() => (Reason::TimedOut, format!("{name} does not exist, and this one does not wait")),
         Refused::NotFree => (Reason::TimedOut, format!("{name} is not free, and this one does not wait{how}")),
@@ -55,8 +85,7 @@ pub fn refused(key: &Key, object: Option<&Object>, why: Refused, namespace: &str
         Refused::Upgrade => (Reason::Denied, format!("denied: it reads {name} already, and would wait for itself to write it")),
         Refused::Failed => (Reason::TimedOut, format!("{name} has failed, its timeout is over{how}")),
         Refused::Unsuitable => (Reason::Denied, format!("denied: {name} is of a kind that cannot be used like this")),
-    };
-    Place::Refused { reason, message }
+    }
 }
 
 /// How a primitive stands, for those who wait for it.

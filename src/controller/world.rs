@@ -1,15 +1,16 @@
-//! The leader's picture of the cluster: primitives, Pods, Jobs, nodes and open sessions, and which primitives need a look. Synchronous: watches
+//! The leader's picture of the cluster: primitives, Pods, Jobs, Claims, nodes and open sessions, and which primitives need a look. Synchronous: watches
 //! and sessions put facts in, turns read them. The picture may propose; only what is read live, or written, disposes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    claims::{ClaimFacts, Renewed},
     facts::{JobFacts, Outage, PodFacts},
     object::{Key, Object},
     observe,
@@ -42,6 +43,14 @@ pub struct State {
     pub pods: HashMap<String, PodFacts>,
     /// Jobs that hold, by UID.
     pub jobs: HashMap<String, JobFacts>,
+    /// Claims, by UID.
+    pub claims: HashMap<String, Arc<ClaimFacts>>,
+    /// Claims by the primitives that they name.
+    pub claims_of: HashMap<Key, BTreeSet<String>>,
+    /// Since when the Claims that hold have not been renewed.
+    pub renewed: HashMap<String, Renewed>,
+    /// When Claims that wait were last told for what.
+    pub said: HashMap<String, Instant>,
     /// UIDs of the nodes that there are, by name.
     pub nodes: HashMap<String, String>,
     /// The outages of the nodes that are unreachable, and since when we have seen them, uninterrupted.
@@ -54,7 +63,7 @@ pub struct State {
     pub without_session: HashMap<String, Instant>,
     /// Pods that said that they ended, until a turn of that primitive has looked.
     pub hinted: HashSet<(String, Key)>,
-    /// Pods of holders that a live read proved to be gone: saves reading again.
+    /// Pods of holders, and Claims, that a live read proved to be gone: saves reading again.
     pub gone: HashSet<String>,
     /// What those who wait without a session were last said to wait for, in an Event, and whether that existed.
     pub announced: HashMap<String, (Key, bool)>,
@@ -282,10 +291,11 @@ impl State {
         }
     }
 
-    /// This process was paused, and perhaps all others too: how long nodes have been unreachable must be counted anew.
+    /// This process was paused, and perhaps all others too: how long nodes have been unreachable, and Claims not renewed, must be counted anew.
     pub fn forget_how_long(&mut self) {
         let now = Instant::now();
         self.unreachable.values_mut().for_each(|(_, since)| *since = now);
+        self.forget_renewals();
     }
 
     /// We did not look for a while: a node that was removed may have been back in between. (An outage says itself when it began.)
@@ -347,7 +357,8 @@ impl State {
     }
 }
 
-fn forget(index: &mut HashMap<Key, BTreeSet<String>>, key: &Key, uid: &str) {
+/// Takes a UID out of an index by primitive.
+pub fn forget(index: &mut HashMap<Key, BTreeSet<String>>, key: &Key, uid: &str) {
     if let Some(uids) = index.get_mut(key) {
         uids.remove(uid);
         if uids.is_empty() {

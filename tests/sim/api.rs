@@ -31,7 +31,7 @@ pub fn primitive(what: What, value: &Value) -> Option<Object> {
         What::WaitGroups => read::<WaitGroup>(value),
         What::Barriers => read::<Barrier>(value),
         What::Gates => read::<Gate>(value),
-        What::Pods | What::Jobs | What::Nodes | What::Leases | What::Reviews | What::Events => None,
+        What::Claims | What::Pods | What::Jobs | What::Nodes | What::Leases | What::Reviews | What::Events => None,
     }
 }
 

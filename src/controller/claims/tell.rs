@@ -1,0 +1,163 @@
+//! Writes the answers of a turn on Claims, once the primitive says the same. Each write rests on the revision that was seen; whatever comes in between
+//! is told by the next turn.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tokio::time::{Duration, Instant};
+use tracing::info;
+
+use super::{
+    ClaimFacts, Renewed,
+    answer::{Answer, answer, ends, status},
+    look::AT_ONCE,
+};
+use crate::{
+    api::Claim,
+    controller::{
+        Context, ask,
+        events::Note,
+        gather::Gathered,
+        object::{Key, Object},
+        outcomes,
+        store::WriteError,
+        turn::TurnError,
+        world::State,
+    },
+    plan::Kind,
+    rules::Decision,
+};
+
+/// What a Claim waits for is written when it begins to wait, and then at most this often.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// Adds to new holds of Claims when they end unless they are renewed.
+pub fn expiring(decision: &mut Decision, gathered: &Gathered, object: &Object, now: Timestamp) {
+    for claim in &gathered.claims {
+        let new = decision.granted.iter().any(|grant| grant.new && grant.asker == claim.uid());
+        let Some(holder) = decision.holders.iter_mut().find(|holder| new && holder.uid == claim.uid()) else { continue };
+        holder.renewals = claim.claim.spec.renewals;
+        holder.expires_at = ends(now, claim.ttl().unwrap_or_else(|| object.ttl())).map(Time);
+    }
+}
+
+/// Tells every Claim what the turn means for it. `after` is the primitive as it was written, or would have been.
+pub async fn tell(
+    context: &Context,
+    key: &Key,
+    after: Option<&Object>,
+    decision: &Decision,
+    gathered: &Gathered,
+    now: Timestamp,
+) -> Result<(), TurnError> {
+    let mut lost = Vec::new();
+    let mut answers: Vec<(Arc<ClaimFacts>, Answer)> = Vec::new();
+    {
+        let mut state = context.world.lock();
+        for claim in &gathered.claims {
+            began(&mut state, claim, decision, now);
+            let ttl = claim.ttl().or_else(|| after.map(Object::ttl));
+            let renewed = state.renewed.get(claim.uid()).zip(ttl);
+            let expires_at = renewed.and_then(|(renewed, ttl)| ends(renewed.time, ttl));
+            match answer(claim, key, after, decision, expires_at) {
+                Some(answer) => {
+                    if says_more(&mut state, key, claim, &answer, now) {
+                        answers.push((claim.clone(), answer));
+                    }
+                }
+                None if claim.deleting() && !claim.owes() => {}
+                None if claim.holds() || claim.owes() && (claim.settled() || claim.deleting()) => lost.push(claim.clone()),
+                None => {}
+            }
+        }
+    }
+    let mut done = Vec::new();
+    if !lost.is_empty() {
+        // What we saw of the primitive may be older than what we saw of these Claims.
+        let live = context.store.get(key).await?;
+        for claim in lost {
+            let held = live.as_ref().is_some_and(|object| ask::holds(object, claim.uid()));
+            if held {
+                context.world.update(|state| live.iter().for_each(|live| state.put_object(live.clone())));
+            } else if claim.holds() && !claim.deleting() {
+                let name = key.seen_from(&claim.who.namespace);
+                answers.push((claim, Answer::Expired(format!("no longer holds {name}"))));
+            } else if claim.owes() {
+                done.push(outcomes::lift::<Claim>(context, &claim.who).await.map_err(TurnError::from));
+            }
+        }
+    }
+    let writes = answers.into_iter().map(async |(claim, answer)| write(context, key, &claim, &answer, now).await);
+    done.extend(stream::iter(writes).buffered(AT_ONCE).collect::<Vec<_>>().await);
+    done.into_iter().collect()
+}
+
+/// A hold that begins has its whole time.
+fn began(state: &mut State, claim: &ClaimFacts, decision: &Decision, now: Timestamp) {
+    if decision.granted.iter().any(|grant| grant.new && grant.asker == claim.uid()) {
+        let renewals = claim.claim.spec.renewals;
+        state.renewed.insert(claim.uid().to_owned(), Renewed { renewals, since: Instant::now(), time: now });
+    }
+}
+
+/// Whether the answer is to be written: it says something new, and nobody is told for what it waits again and again.
+fn says_more(state: &mut State, key: &Key, claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> bool {
+    if claim.claim.status.as_ref() == Some(&status(claim, answer, now)) {
+        return false;
+    }
+    if !matches!(answer, Answer::Waits(_)) {
+        return true;
+    }
+    let said = state.said.get(claim.uid()).map(|said| *said + SAY_EVERY);
+    if let Some(due) = said.filter(|due| Instant::now() < *due) {
+        state.alarm(key, due);
+        return false;
+    }
+    state.said.insert(claim.uid().to_owned(), Instant::now());
+    true
+}
+
+async fn write(context: &Context, key: &Key, claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> Result<(), TurnError> {
+    match written(context, key, claim, answer, now).await {
+        Ok(told) => context.world.update(|state| state.refresh_claim(told)),
+        // Somebody wrote in between, or it is gone: the next turn sees what it is now.
+        Err(WriteError::Conflict) => {
+            let live = context.eye.claim(&claim.who).await?;
+            context.world.update(|state| {
+                state.said.remove(claim.uid());
+                match live {
+                    Some(live) => state.refresh_claim(live),
+                    None => state.remove_claim(claim.uid()),
+                }
+            });
+            return Ok(());
+        }
+        Err(error) => {
+            context.world.lock().said.remove(claim.uid());
+            return Err(error.into());
+        }
+    }
+    let (reason, text) = match answer {
+        Answer::Denied { text, .. } => ("Denied", text),
+        Answer::Expired(text) => ("Expired", text),
+        Answer::Waits(_) | Answer::Holds { .. } | Answer::Done | Answer::Released(_) => return Ok(()),
+    };
+    info!(%key, claim = %claim.who, reason, text, "told");
+    context.events.publish_who(&claim.who, Note::warning(reason, text.clone()).about_primitive(key));
+    Ok(())
+}
+
+async fn written(context: &Context, key: &Key, claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> Result<ClaimFacts, WriteError> {
+    let mut next = claim.claim.clone();
+    // Whoever executes must not vanish before it is known how that came out.
+    if key.kind == Kind::Once && matches!(answer, Answer::Holds { .. }) && !claim.owes() {
+        if claim.deleting() {
+            return Err(WriteError::Conflict);
+        }
+        next = context.store.set_outcome_finalizer(&next).await?;
+    }
+    next.status = Some(status(claim, answer, now));
+    Ok(ClaimFacts::of(context.store.put_claim(&next).await?))
+}
