@@ -12,6 +12,7 @@ mod manifests;
 mod objects;
 mod output;
 mod reference;
+mod release;
 mod run;
 mod session;
 mod why;
@@ -86,6 +87,8 @@ enum Command {
         /// Name of the primitive.
         name: String,
     },
+    /// Ends what somebody holds, for the person on call: deletes the holder, after asking.
+    Release(release::ReleaseArgs),
     /// Holds something while a command runs, and ends the command if it is lost.
     Run(run::RunArgs),
     /// Says what a Pod or a Job waits for, and behind whom.
@@ -208,6 +211,7 @@ async fn in_cluster(globals: &Globals, command: Command) -> Result<u8, Failure> 
             };
             claims::step(&session, &ask).await?;
         }
+        Command::Release(args) => release::release(&session, &args).await?,
         Command::Run(args) => return run::run(&session, &args).await,
         Command::Why(args) => why::why(&session, &args).await?,
         Command::Check(args) => return check::check(&session, &args).await,

@@ -47,7 +47,7 @@ pub async fn why(session: &Session, args: &WhyArgs) -> Result<(), Failure> {
         return of_job(session, &job).await;
     }
     if let Some(claim) = only(wanted("claim"), one::<Claim>(session, name)).await? {
-        return of_claim(session, &claim);
+        return of_claim(session, &claim).await;
     }
     Err(Failure::new(
         Code::NotFound,
@@ -112,18 +112,19 @@ async fn of_job(session: &Session, job: &Job) -> Result<(), Failure> {
     report(session, &subjects)
 }
 
-fn of_claim(session: &Session, claim: &Claim) -> Result<(), Failure> {
+async fn of_claim(session: &Session, claim: &Claim) -> Result<(), Failure> {
     let status = claim.status.clone().unwrap_or_default();
+    let said = status.message.map_or(String::new(), |message| format!(": {message}"));
     let state = match status.phase {
-        ClaimPhase::Pending => "waits",
-        ClaimPhase::Granted => "is granted",
-        ClaimPhase::Denied => "is denied",
-        ClaimPhase::Expired => "has expired",
-        ClaimPhase::Released => "is released",
+        ClaimPhase::Pending if claim.status.is_none() => "was not answered yet; if that stays so, run `koncli check`".to_owned(),
+        ClaimPhase::Pending => "waits".to_owned(),
+        ClaimPhase::Granted => "is granted".to_owned(),
+        ClaimPhase::Denied => format!("is denied{said}"),
+        ClaimPhase::Expired => format!("has expired{said}"),
+        ClaimPhase::Released => format!("is released{said}"),
     };
-    let message = status.message.unwrap_or_else(|| "konductor has not said anything about it".to_owned());
-    let text = format!("claim/{} {state}: {message}", claim.name_any());
-    session.format.print(&text, claim)
+    let standings = picture(session).await?.standings(&claim.uid().unwrap_or_default(), Timestamp::now());
+    report(session, &[Subject { what: format!("claim/{}", claim.name_any()), state, standings }])
 }
 
 struct Subject {
@@ -201,6 +202,9 @@ async fn picture(session: &Session) -> Result<Picture, Failure> {
     }
     for job in all::<Job>(session, ListParams::default(), &mut partial).await? {
         picture.put_job(&job);
+    }
+    for claim in all::<Claim>(session, ListParams::default(), &mut partial).await? {
+        picture.put_claim(claim);
     }
     if partial {
         tell(format!("you may not see all namespaces: those who wait in other ones than {} are left out", session.namespace));

@@ -316,7 +316,9 @@ impl Claimed {
         let said = || {
             let status = self.claim.status.as_ref().filter(|_| self.claim.spec.renewals == 0)?;
             let (from, to) = (status.granted_at.as_ref()?.0, status.expires_at.as_ref()?.0);
-            Duration::try_from(to.duration_since(from)).ok()
+            // Both are rounded down to the second.
+            let shown = Duration::try_from(to.duration_since(from)).ok()?;
+            Some(shown.saturating_sub(Duration::from_secs(1)).max(Duration::from_millis(500)))
         };
         self.claim.spec.ttl.map(|ttl| ttl.as_std()).or_else(said)
     }
@@ -456,7 +458,7 @@ fn refusal(claim: &Claim) -> Error {
     let reason = claim.status.iter().flat_map(|status| &status.conditions).find(|condition| condition.type_ == "Granted");
     let said = message(claim).unwrap_or("it was denied").to_owned();
     match reason.map(|condition| condition.reason.as_str()) {
-        Some("TimedOut") => Error::Timeout(said),
+        Some("TimedOut" | "Failed") => Error::Timeout(said),
         Some("Executed") => Error::Executed(said),
         _ => Error::Denied(said),
     }

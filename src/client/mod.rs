@@ -25,6 +25,8 @@ mod error;
 mod guard;
 mod name;
 mod primitives;
+#[cfg(all(test, feature = "server"))]
+mod tests;
 
 use std::{
     collections::HashSet,

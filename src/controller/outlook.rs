@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     ask::At,
+    claims::ClaimFacts,
     facts::{JobFacts, PodFacts},
     gather::{gather, token_of},
     object::{Key, Object},
@@ -14,6 +15,7 @@ use super::{
     world::State,
 };
 use crate::{
+    api::Claim,
     coordinator::session::Place,
     plan::Item,
     rules::{self, Why},
@@ -58,15 +60,22 @@ impl Picture {
         self.state.put_job(JobFacts::of(job));
     }
 
-    /// How a Pod or a Job of this UID stands to each primitive that its annotations name, in their order; nothing if they name none.
+    /// Adds a Claim.
+    pub fn put_claim(&mut self, claim: Claim) {
+        self.state.put_claim(ClaimFacts::of(claim));
+    }
+
+    /// How a Pod, a Job or a Claim of this UID stands to each primitive that it names, in its order; nothing if it names none.
     pub fn standings(&mut self, uid: &str, time: Timestamp) -> Vec<(Key, Standing)> {
-        let owned = |(key, item): (Key, &Item)| (key, item.clone());
-        let (namespace, steps): (String, Vec<(Key, Item)>) = match (self.state.pods.get(uid), self.state.jobs.get(uid)) {
-            (Some(pod), _) => (pod.who.namespace.clone(), pod.steps().map(owned).collect()),
-            (None, Some(job)) => (job.who.namespace.clone(), job.steps().map(owned).collect()),
-            (None, None) => return Vec::new(),
+        let key = |(key, _): (Key, &Item)| key;
+        let State { pods, jobs, claims, .. } = &self.state;
+        let (namespace, keys): (String, Vec<Key>) = match (pods.get(uid), jobs.get(uid), claims.get(uid)) {
+            (Some(pod), ..) => (pod.who.namespace.clone(), pod.steps().map(key).collect()),
+            (None, Some(job), _) => (job.who.namespace.clone(), job.steps().map(key).collect()),
+            (None, None, Some(claim)) => (claim.who.namespace.clone(), vec![claim.key.clone()]),
+            (None, None, None) => return Vec::new(),
         };
-        steps.into_iter().map(|(key, _)| (key.clone(), self.standing(uid, &key, &namespace, time))).collect()
+        keys.into_iter().map(|key| (key.clone(), self.standing(uid, &key, &namespace, time))).collect()
     }
 
     fn standing(&mut self, uid: &str, key: &Key, namespace: &str, time: Timestamp) -> Standing {

@@ -10,6 +10,7 @@ mod examples;
 mod https;
 mod identity;
 mod jobs;
+mod koncli;
 mod limits;
 mod nodes;
 mod order;
