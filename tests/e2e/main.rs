@@ -5,6 +5,7 @@
 
 mod admission;
 mod app;
+mod claims;
 mod ends;
 mod examples;
 mod https;

@@ -39,7 +39,7 @@ fn all_servers() -> ListParams {
 }
 
 /// Waits until both replicas serve, those before them are gone with their open sessions, and somebody leads.
-async fn until_serving(scene: &Scene) {
+pub async fn until_serving(scene: &Scene) {
     scene.run_in_system(&["rollout", "status", "deployment/konductor", "--timeout=180s"]);
     scene
         .until("two replicas are there, and one leads", async || {
@@ -74,10 +74,10 @@ async fn restarts(scene: &Scene) -> i32 {
 }
 
 /// konductor is taken away; it is back when this is dropped, so that other tests find it.
-struct Away<'a>(&'a Scene);
+pub struct Away<'a>(&'a Scene);
 
 impl<'a> Away<'a> {
-    async fn take(scene: &'a Scene) -> Self {
+    pub async fn take(scene: &'a Scene) -> Self {
         scene.run_in_system(&["scale", "deployment/konductor", "--replicas=0"]);
         let away = Self(scene);
         scene.until("konductor is gone", async || servers(scene).list(&all_servers()).await.unwrap().items.is_empty()).await;

@@ -5,17 +5,17 @@ use serde_json::json;
 use crate::scene::Scene;
 
 /// A primitive of this kind and spec.
-fn make(scene: &Scene, kind: &str, name: &str, spec: &str) {
+pub fn make(scene: &Scene, kind: &str, name: &str, spec: &str) {
     scene.apply(&format!("apiVersion: konductor.io/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"));
 }
 
 /// A field of an object, as kubectl prints it; nothing if there is no such object.
-fn field(scene: &Scene, object: &str, path: &str) -> String {
+pub fn field(scene: &Scene, object: &str, path: &str) -> String {
     let output = scene.kubectl(&["get", object, "--ignore-not-found", "-o", &format!("jsonpath={{{path}}}")], None);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-async fn until_field(scene: &Scene, object: &str, path: &str, value: &str) {
+pub async fn until_field(scene: &Scene, object: &str, path: &str, value: &str) {
     scene.until(&format!("{path} of {object} is {value}"), async || field(scene, object, path) == value).await;
 }
 

@@ -15,3 +15,6 @@ pub use facts::ClaimFacts;
 pub use look::look;
 pub use picture::Renewed;
 pub use tell::{expiring, tell};
+
+#[cfg(test)]
+mod tests;
