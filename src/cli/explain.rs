@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn what_is_none_of_konductors_business_is_passed_over() {
         assert_eq!(explained("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n"), "");
-        assert_eq!(explained(&job("{example.com/x: y}")), "");
+        assert_eq!(explained(&job("{example.com/x: z}")), "");
     }
 
     #[test]

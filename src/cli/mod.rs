@@ -6,6 +6,7 @@
 mod check;
 mod claims;
 mod explain;
+mod flags;
 mod inject;
 mod kinds;
 mod manifests;

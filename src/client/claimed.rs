@@ -2,30 +2,27 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt, stream::BoxStream};
 use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation, TestOperation, jsonptr::PointerBuf};
 use kube::{
-    Api, ResourceExt,
-    api::{DeleteParams, Patch as Patching, PatchParams, PostParams, Preconditions},
-    runtime::{WatchStreamExt, watcher},
+    ResourceExt,
+    api::{Patch as Patching, PatchParams},
 };
 use serde_json::json;
 use tokio::{
     runtime::Handle,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
-use super::{Ask, Error, Inner, Options, name};
+use super::{
+    Ask, Error, Inner, Options, name,
+    request::{ANSWER_WITHIN, Events, REPEAT_FOR, made, remove, remove_surely, timed, within},
+};
 use crate::api::{Claim, ClaimPhase};
 
-/// How long one request may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// How long a request is repeated that the API server did not answer.
-const REPEAT_FOR: Duration = Duration::from_secs(15);
+/// An API server that is well may take this long.
+const QUICKEST: Duration = Duration::from_millis(500);
 /// konductor answers when the timeout of a Claim is over; this much later it is taken for away.
 const ANSWERS_LATE_BY: Duration = Duration::from_secs(15);
-/// The API server ends a watch after 290 s; one that is silent for longer may be broken without saying so.
-const SILENT_FOR: Duration = Duration::from_secs(300);
 
 /// A Claim of ours. Dropped, it is withdrawn, unless it was left in place.
 pub struct Claimed {
@@ -39,6 +36,7 @@ pub struct Claimed {
     withdraws: bool,
     /// The name that no other Claim of this process may have.
     reserved: Option<String>,
+    answer_within: Duration,
 }
 
 impl Claimed {
@@ -67,6 +65,7 @@ impl Claimed {
             resumed: false,
             withdraws: lasting.is_none(),
             reserved: lasting,
+            answer_within: ANSWER_WITHIN,
         };
         let give_up = claimed.asked + REPEAT_FOR;
         loop {
@@ -146,6 +145,7 @@ impl Claimed {
             resumed: true,
             withdraws: false,
             reserved: None,
+            answer_within: ANSWER_WITHIN,
         }))
     }
 
@@ -215,8 +215,8 @@ impl Claimed {
                 Ok(claim) => self.claim = claim,
                 Err(kube::Error::Api(status)) if status.is_invalid() || status.code == 404 => {
                     let name = self.claim.name_any();
-                    let seen = timed(self.inner.claims.get_opt(&name)).await.map_err(|error| Error::of(&error, &doing))?;
-                    self.look(seen)?;
+                    let seen = within(self.answer_within, self.inner.claims.get_opt(&name)).await;
+                    self.look(seen.map_err(|error| Error::of(&error, &doing))?)?;
                     if self.claim.spec.renewals == renewals && phase(&self.claim) == ClaimPhase::Granted {
                         return Err(Error::Denied(format!("{doing}: {}", status.message)));
                     }
@@ -323,6 +323,11 @@ impl Claimed {
         self.claim.spec.ttl.map(|ttl| ttl.as_std()).or_else(said)
     }
 
+    /// From now on a request is given up, to be repeated, while there is time for several: the hold lasts this long after a renewal.
+    pub(crate) fn hurry(&mut self, ttl: Duration) {
+        self.answer_within = (ttl / 10).clamp(QUICKEST, ANSWER_WITHIN);
+    }
+
     pub(crate) fn events(&self) -> Events {
         Events::new(self.inner.claims.clone(), self.claim.name_any())
     }
@@ -337,7 +342,8 @@ impl Claimed {
     }
 
     async fn patched(&self, patch: Patch) -> Result<Claim, kube::Error> {
-        timed(self.inner.claims.patch(&self.claim.name_any(), &PatchParams::default(), &Patching::Json::<Claim>(patch))).await
+        let patching = Patching::Json::<Claim>(patch);
+        within(self.answer_within, self.inner.claims.patch(&self.claim.name_any(), &PatchParams::default(), &patching)).await
     }
 }
 
@@ -356,72 +362,6 @@ impl Drop for Claimed {
             self.inner.endings.spawn_on(withdrawal, &self.runtime);
         }
     }
-}
-
-/// What becomes of one Claim, by a watch on this one.
-pub(crate) struct Events {
-    claims: Api<Claim>,
-    name: String,
-    stream: BoxStream<'static, Result<Option<Claim>, watcher::Error>>,
-    heard: Instant,
-}
-
-impl Events {
-    fn new(claims: Api<Claim>, name: String) -> Self {
-        let stream = watched(claims.clone(), &name).boxed();
-        Self { claims, name, stream, heard: Instant::now() }
-    }
-
-    /// The Claim at its next change, the first time at once; `None` if it is gone.
-    pub(crate) async fn next(&mut self) -> Result<Option<Claim>, watcher::Error> {
-        loop {
-            let next = timeout_at(self.heard + SILENT_FOR, self.stream.next()).await;
-            self.heard = Instant::now();
-            match next {
-                Ok(Some(event)) => return event,
-                Ok(None) | Err(_) => self.stream = watched(self.claims.clone(), &self.name).boxed(),
-            }
-        }
-    }
-}
-
-fn watched(claims: Api<Claim>, name: &str) -> impl Stream<Item = Result<Option<Claim>, watcher::Error>> + Send + use<> {
-    watcher::watch_object(claims, name).default_backoff()
-}
-
-async fn made(claims: &Api<Claim>, wanted: &Claim) -> Result<Claim, kube::Error> {
-    timed(claims.create(&PostParams::default(), wanted)).await
-}
-
-/// Deletes this very Claim; one that is gone is as good.
-async fn remove(claims: &Api<Claim>, claim: &Claim) -> Result<(), kube::Error> {
-    // One that we do not know to exist has no UID, and a name that nobody else has.
-    let preconditions = claim.metadata.uid.clone().map(|uid| Preconditions { uid: Some(uid), resource_version: None });
-    let same = DeleteParams { preconditions, ..DeleteParams::default() };
-    match timed(claims.delete(&claim.name_any(), &same)).await {
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        outcome => outcome.map(|_| ()),
-    }
-}
-
-async fn remove_surely(claims: &Api<Claim>, claim: &Claim) -> Result<(), kube::Error> {
-    let give_up = Instant::now() + REPEAT_FOR;
-    loop {
-        match remove(claims, claim).await {
-            Err(error) if Instant::now() < give_up && matches!(Error::of(&error, ""), Error::Unavailable(_)) => {
-                sleep(Duration::from_millis(300)).await;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-/// No request of ours waits for ever, whatever the client was made to do.
-async fn timed<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
-    timeout(ANSWER_WITHIN, request).await.unwrap_or_else(|_| {
-        let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "the API server did not answer in time");
-        Err(kube::Error::Service(late.into()))
-    })
 }
 
 fn field(name: &str) -> PointerBuf {

@@ -46,6 +46,7 @@ impl Guard {
         let Some(ttl) = claimed.ttl() else {
             return Err(Error::Denied(format!("{}: it is held without a ttl of its own; release it first", claimed.target())));
         };
+        claimed.hurry(ttl);
         let mut sent = claimed.asked;
         // When it was granted we do not know, but that it was not before we asked.
         if claimed.resumed() || sent.elapsed() > ttl / 10 {

@@ -23,8 +23,11 @@ mod ask;
 mod claimed;
 mod error;
 mod guard;
+mod handle;
+mod holds;
 mod name;
-mod primitives;
+mod request;
+mod rounds;
 #[cfg(all(test, feature = "server"))]
 mod tests;
 
@@ -44,7 +47,8 @@ pub use ask::{Ask, Options};
 pub use claimed::Claimed;
 pub use error::Error;
 pub use guard::Guard;
-pub use primitives::{Barrier, Execution, Gate, Lease, Mutex, Once, RwMutex, Semaphore, WaitGroup};
+pub use holds::{Lease, Mutex, RwMutex, Semaphore};
+pub use rounds::{Barrier, Execution, Gate, Once, WaitGroup};
 
 /// Uses the primitives of one namespace. Cheap to clone.
 #[derive(Clone)]
@@ -207,8 +211,8 @@ impl Client {
         self.inner.endings.reopen();
     }
 
-    fn handle(&self, kind: ClaimKind, name: &str) -> primitives::Handle {
-        primitives::Handle { client: self.clone(), kind, name: name.to_owned() }
+    fn handle(&self, kind: ClaimKind, name: &str) -> handle::Handle {
+        handle::Handle { client: self.clone(), kind, name: name.to_owned() }
     }
 }
 

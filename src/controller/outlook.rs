@@ -127,10 +127,10 @@ mod tests {
         serde_json::from_value(pod).unwrap()
     }
 
-    fn mutex(status: serde_json::Value) -> Object {
+    fn mutex(revision: &str, status: serde_json::Value) -> Object {
         let mutex: Mutex = serde_json::from_value(json!({
             "apiVersion": "konductor.io/v1", "kind": "Mutex", "spec": {}, "status": status,
-            "metadata": { "name": "db", "namespace": "shop", "uid": "m", "creationTimestamp": "2026-01-01T00:00:00Z" },
+            "metadata": { "name": "db", "namespace": "shop", "uid": "m", "resourceVersion": revision, "creationTimestamp": "2026-01-01T00:00:00Z" },
         }))
         .unwrap();
         mutex.into()
@@ -146,11 +146,11 @@ mod tests {
         let said = |picture: &mut Picture| picture.standings("second", time).into_iter().map(|(_, standing)| standing).collect::<Vec<_>>();
         assert_eq!(said(&mut picture), [Standing::Waits("waiting for mutex/db, which does not exist yet".to_owned())]);
         let holder = json!({ "uid": "h", "kind": "Job", "namespace": "shop", "name": "a", "token": 4, "since": "2026-01-01T00:00:00Z" });
-        picture.put_object(mutex(json!({ "holders": [holder], "lastToken": 4 })));
+        picture.put_object(mutex("1", json!({ "holders": [holder], "lastToken": 4 })));
         assert_eq!(said(&mut picture), [Standing::Waits("waiting for mutex/db: 2 of 2 in line, held by job/a".to_owned())]);
         let holder =
             json!({ "uid": "second", "kind": "Pod", "namespace": "shop", "name": "second", "token": 5, "since": "2026-01-01T00:00:00Z" });
-        picture.put_object(mutex(json!({ "holders": [holder], "lastToken": 5 })));
+        picture.put_object(mutex("2", json!({ "holders": [holder], "lastToken": 5 })));
         assert!(matches!(said(&mut picture).as_slice(), [Standing::Holds(5)]));
     }
 }
