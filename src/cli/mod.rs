@@ -176,7 +176,9 @@ fn dispatch(globals: Globals, command: Command) -> Result<u8, Failure> {
         Command::Inject(args) => Ok(inject::inject(&args, namespace(), &mut io::stdout().lock(), &mut io::stderr().lock())?),
         Command::Explain(args) => explain::explain(&args, namespace(), globals.output),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "koncli", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "koncli", &mut script);
+            Format::Text.print(&String::from_utf8_lossy(&script), &())?;
             Ok(0)
         }
         Command::Version => {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceColumnDefinition, CustomResourceDefinition};
 use kube::{
-    Api, ResourceExt,
+    Api,
     api::{DeleteParams, DynamicObject, ListParams, PostParams},
     core::{ApiResource, GroupVersionKind},
 };
@@ -78,7 +78,9 @@ pub async fn create(session: &Session, kind: ClaimKind, name: &str, spec: Value)
 pub async fn delete(session: &Session, kind: ClaimKind, name: &str) -> Result<(), Failure> {
     let doing = format!("deleting {}/{name}", word(kind));
     let deleted = definition(kind)?.api(session).delete(name, &DeleteParams::default()).await.map_err(|error| Error::of(&error, &doing))?;
-    let held = deleted.left().is_some_and(|object| object.finalizers().iter().any(|finalizer| finalizer == names::HELD_FINALIZER));
+    // One that was held a moment ago still has to lose its finalizer.
+    let holders = deleted.left().and_then(|object| object.data.pointer("/status/holders").and_then(Value::as_array).map(Vec::len));
+    let held = holders.is_some_and(|count| count > 0);
     let how = if held { "is being deleted: it goes when its last holder has ended" } else { "is deleted" };
     let value = json!({ "kind": kind, "namespace": session.namespace, "name": name, "held": held });
     session.format.print(&format!("{}/{name} {how}", word(kind)), &value)
