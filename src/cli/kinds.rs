@@ -254,7 +254,7 @@ fn command(kind: ClaimKind) -> Command {
 fn verb_command(kind: ClaimKind, verb: &'static Verb) -> Command {
     let example = match verb.does {
         Does::Create => entry(kind).2.to_owned(),
-        _ => verb.example.replace("KIND", word(kind)).replace("NAME", sample(kind)),
+        _ => verb.example.replace("KIND", word(kind)).replace(" NAME", &format!(" {}", sample(kind))),
     };
     let mut command = Command::new(verb.word).about(verb.about).after_help(format!("Example:\n  {example}"));
     let mut seen = |arguments: Vec<Arg>| command = std::mem::take(&mut command).args(arguments);

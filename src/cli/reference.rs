@@ -59,14 +59,14 @@ In a Pod, koncli needs a Role on Claims, and no more: see [sdk.md](sdk.md#rights
 
 fn section(text: &mut String, command: &Command, parent: &str, level: usize) {
     let path = format!("{parent} {}", command.get_name());
-    text.push_str(&format!("\n{} {path}\n\n{}.\n\n", "#".repeat(level), sentence(command.get_about().map(ToString::to_string))));
+    text.push_str(&format!("\n{} {path}\n\n{}.\n", "#".repeat(level), sentence(command.get_about().map(ToString::to_string))));
     let aliases: Vec<String> = command.get_visible_aliases().map(|alias| format!("`{parent} {alias}`")).collect();
     if !aliases.is_empty() {
-        text.push_str(&format!("Also {}.\n\n", aliases.join(", ")));
+        text.push_str(&format!("\nAlso {}.\n", aliases.join(", ")));
     }
     let inner: Vec<&Command> = command.get_subcommands().filter(|inner| inner.get_name() != "help").collect();
     if inner.is_empty() {
-        text.push_str(&format!("    {}\n", usage(command, &path)));
+        text.push_str(&format!("\n    {}\n", usage(command, &path)));
         let own = options(command.get_arguments().filter(|argument| !argument.is_global_set()));
         if !own.is_empty() {
             text.push_str(&format!("\n{own}"));

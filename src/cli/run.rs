@@ -131,7 +131,7 @@ pub async fn once(session: &Session, command: &KindCommand) -> Result<Ended, Fai
     };
     match ended {
         Ok(code) => {
-            session.unless_interrupted(execution.finish(code == 0)).await??;
+            session.unless_interrupted(Box::pin(execution.finish(code == 0))).await??;
             if program.is_empty() {
                 report(&format!("{} is executed", ask.target()), true)?;
             }

@@ -28,7 +28,7 @@ mod holds;
 mod name;
 mod request;
 mod rounds;
-#[cfg(all(test, feature = "server"))]
+#[cfg(test)]
 mod tests;
 
 use std::{

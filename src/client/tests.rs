@@ -1,5 +1,7 @@
 //! The SDK against a small API server of Claims in memory, on paused time: what is withdrawn, what is renewed, and when a hold counts as lost.
 
+#![cfg(feature = "server")]
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,
