@@ -291,9 +291,11 @@ fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decisio
         for Passed { asker, .. } in &decision.passed {
             confirm(state, key, asker, 0);
         }
-        let participants = decision.settled.iter().filter(|settled| !gathered.claims.iter().any(|claim| claim.uid() == settled.uid));
-        for Settled { uid, .. } in participants {
-            state.settled.insert((uid.clone(), key.clone()));
+        for Settled { uid, .. } in &decision.settled {
+            // A Claim says itself what became of it.
+            if !state.claims.contains_key(uid) {
+                state.settled.insert((uid.clone(), key.clone()));
+            }
         }
         for (asker, uid) in &gathered.arriving {
             if ask::arrived(after, uid) {

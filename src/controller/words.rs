@@ -40,7 +40,8 @@ pub fn waiting(key: &Key, object: Option<&Object>, holders: &Holders, why: Why, 
 
 /// For what a Claim waits, and `first`: that it is the next in line; `None` if that is not worth a word. Only the next in line is told who holds: what
 /// is the same for all who wait would else have to be written on each of them whenever somebody comes or goes.
-pub fn claim_waits(key: &Key, object: Option<&Object>, why: Option<Why>, first: bool, namespace: &str) -> Option<String> {
+pub fn claim_waits(key: &Key, object: Option<&Object>, why: Option<Why>, first: bool) -> Option<String> {
+    let namespace = &key.namespace;
     let name = key.seen_from(namespace);
     let Some(object) = object else { return Some(format!("waiting for {name}, which does not exist yet")) };
     Some(match why {

@@ -286,7 +286,9 @@ async fn who_does_not_wait_is_denied_and_who_waits_for_what_is_not_there_says_so
     claim(&scene, "not-free", "kind: Mutex, name: db, timeout: 0s");
     claim(&scene, "runs-out", "kind: Mutex, name: db, timeout: 2s");
     claim(&scene, "gives-up", "kind: Barrier, name: none, operation: Arrive, timeout: 2s");
-    for name in ["not-free", "runs-out", "gives-up"] {
+    until_phase(&scene, "not-free", "Denied").await;
+    assert_eq!(reason(&scene, "not-free"), "NotFree");
+    for name in ["runs-out", "gives-up"] {
         until_phase(&scene, name, "Denied").await;
         assert_eq!(reason(&scene, name), "TimedOut");
         scene.until("people are told", async || scene.events(name).iter().any(|event| event.starts_with("Denied: "))).await;

@@ -1,6 +1,6 @@
 //! What a Claim is answered, and the status that says it. Pure.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -14,11 +14,16 @@ use crate::{
         words,
     },
     coordinator::protocol::Reason,
-    rules::{Decision, Refused, Settlement},
+    rules::{Decision, Queued, Refused, Release, Settlement, Why},
 };
 
 /// Longest message, in characters, as the schema has it.
 const LONGEST: usize = 1024;
+
+/// It did not want to wait.
+pub const NOT_FREE: &str = "NotFree";
+/// Somebody else has executed it.
+pub const EXECUTED: &str = "Executed";
 
 /// How a Claim stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,73 +54,107 @@ pub enum Answer {
     Released(String),
 }
 
-/// What follows from a decision for a Claim that was gathered for it; `None` if that is nothing, or must be looked up. `after` is the primitive with that
-/// decision written, if there is one; `expires_at` when the Claim's hold ends unless it is renewed.
-pub fn answer(claim: &ClaimFacts, key: &Key, after: Option<&Object>, decision: &Decision, expires_at: Option<Timestamp>) -> Option<Answer> {
-    let (uid, namespace) = (claim.uid(), claim.who.namespace.as_str());
-    let name = key.seen_from(namespace);
-    let holder = after.into_iter().flat_map(Object::holders).find(|holder| holder.uid == uid);
-    if claim.deleting() {
-        return None;
-    }
-    if claim.holds() {
-        return match holder.filter(|holder| claim.token() == Some(holder.token)) {
-            Some(holder) => Some(held(holder, expires_at)),
-            None => {
-                let release = decision.released.iter().find(|release| release.holder.uid == uid)?;
-                Some(match (release.lost, release.outcome) {
-                    (true, _) => Answer::Expired(format!("{name} was taken from it: it was not renewed for longer than its ttl")),
-                    (false, Some(true)) => Answer::Released(format!("has executed {name}")),
-                    (false, Some(false)) => Answer::Released(format!("failed to execute {name}: the turn passes to the next")),
-                    (false, None) => Answer::Released(format!("{name} was given back")),
-                })
-            }
-        };
-    }
-    if !claim.pending() {
-        return None;
-    }
-    if decision.granted.iter().any(|grant| grant.asker == uid) {
-        return holder.map(|holder| held(holder, expires_at));
-    }
-    if decision.passed.iter().any(|passed| passed.asker == uid) {
-        return Some(Answer::Done);
-    }
-    if decision.skipped.iter().any(|skipped| skipped == uid) {
-        return Some(Answer::Denied { reason: "Executed", text: format!("{name} has been executed: there is nothing left to do") });
-    }
-    if let Some(refusal) = decision.refused.iter().find(|refusal| refusal.asker == uid) {
-        return Some(denied(key, after, refusal.why, namespace));
-    }
-    if let Some(settled) = decision.settled.iter().find(|settled| settled.uid == uid) {
-        let denied = |text| Some(Answer::Denied { reason: "Denied", text });
-        return match settled.how {
-            Settlement::Counted => Some(Answer::Done),
-            Settlement::BelowZero => {
-                denied(format!("denied: the counter of {name} would fall below zero, counting only what was added by hand"))
-            }
-            Settlement::Late => Some(Answer::Denied { reason: "Late", text: words::late(key, after, namespace) }),
-            Settlement::NotAllowed => Some(self::denied(key, after, Refused::NotAllowed, namespace)),
-            Settlement::Unsuitable => Some(self::denied(key, after, Refused::Unsuitable, namespace)),
-        };
-    }
-    let place = decision.queue.iter().position(|queued| queued.asker == uid);
-    let why = place.and_then(|place| decision.queue.get(place)).map(|queued| queued.why);
-    words::claim_waits(key, after, why, place == Some(0), namespace).map(Answer::Waits)
+/// What a decision means for those who asked, by their UIDs: a long line is answered in one pass.
+pub struct Answers<'a> {
+    key: &'a Key,
+    after: Option<&'a Object>,
+    fates: HashMap<&'a str, Fate>,
+    holders: HashMap<&'a str, &'a Holder>,
+    released: HashMap<&'a str, &'a Release>,
 }
 
-fn held(holder: &Holder, expires_at: Option<Timestamp>) -> Answer {
-    Answer::Holds { token: holder.token, since: holder.since.0, expires_at }
+/// What became of a request, a wait, an arrival or a step by hand.
+#[derive(Clone, Copy)]
+enum Fate {
+    Queued { why: Why, first: bool },
+    Settled(Settlement),
+    Refused(Refused),
+    Skipped,
+    Passed,
+    Granted,
 }
 
-fn denied(key: &Key, object: Option<&Object>, why: Refused, namespace: &str) -> Answer {
-    let (reason, text) = words::refusal(key, object, why, namespace);
-    let reason = match reason {
-        _ if why == Refused::Failed => "Failed",
-        Reason::TimedOut => "TimedOut",
-        _ => "Denied",
-    };
-    Answer::Denied { reason, text }
+impl<'a> Answers<'a> {
+    /// From a decision and the primitive with that decision written, if there is one.
+    pub fn of(key: &'a Key, after: Option<&'a Object>, decision: &'a Decision) -> Self {
+        let queued = decision.queue.iter().enumerate().map(|(place, queued)| {
+            let Queued { asker, why } = queued;
+            (asker, Fate::Queued { why: *why, first: place == 0 })
+        });
+        let fates = queued
+            .chain(decision.settled.iter().map(|settled| (&settled.uid, Fate::Settled(settled.how))))
+            .chain(decision.refused.iter().map(|refusal| (&refusal.asker, Fate::Refused(refusal.why))))
+            .chain(decision.skipped.iter().map(|asker| (asker, Fate::Skipped)))
+            .chain(decision.passed.iter().map(|passed| (&passed.asker, Fate::Passed)))
+            .chain(decision.granted.iter().map(|grant| (&grant.asker, Fate::Granted)));
+        Self {
+            key,
+            after,
+            fates: fates.map(|(uid, fate)| (uid.as_str(), fate)).collect(),
+            holders: after.into_iter().flat_map(Object::holders).map(|holder| (holder.uid.as_str(), holder)).collect(),
+            released: decision.released.iter().map(|release| (release.holder.uid.as_str(), release)).collect(),
+        }
+    }
+
+    /// What a Claim that was gathered for the decision is answered; `None` if that is nothing, or must be looked up. `expires_at` is when its hold ends
+    /// unless it is renewed.
+    pub fn to(&self, claim: &ClaimFacts, expires_at: Option<Timestamp>) -> Option<Answer> {
+        let holder = self.holders.get(claim.uid());
+        let held = |holder: &&Holder| Answer::Holds { token: holder.token, since: holder.since.0, expires_at };
+        if claim.deleting() {
+            None
+        } else if claim.holds() {
+            let ended = || self.released.get(claim.uid()).filter(|release| claim.token() == Some(release.holder.token));
+            let holder = holder.filter(|holder| claim.token() == Some(holder.token));
+            holder.map(held).or_else(|| ended().map(|release| self.ended(release)))
+        } else if claim.pending() {
+            let fate = self.fates.get(claim.uid()).copied();
+            if matches!(fate, Some(Fate::Granted)) { holder.map(held) } else { self.not_held(fate) }
+        } else {
+            None
+        }
+    }
+
+    fn not_held(&self, fate: Option<Fate>) -> Option<Answer> {
+        let Self { key, after, .. } = *self;
+        let name = key.seen_from(&key.namespace);
+        let denied = |reason, text| Some(Answer::Denied { reason, text });
+        match fate {
+            Some(Fate::Granted) => None,
+            Some(Fate::Passed | Fate::Settled(Settlement::Counted)) => Some(Answer::Done),
+            Some(Fate::Skipped) => denied(EXECUTED, format!("{name} has been executed: there is nothing left to do")),
+            Some(Fate::Refused(why)) => Some(self.refused(why)),
+            Some(Fate::Settled(Settlement::NotAllowed)) => Some(self.refused(Refused::NotAllowed)),
+            Some(Fate::Settled(Settlement::Unsuitable)) => Some(self.refused(Refused::Unsuitable)),
+            Some(Fate::Settled(Settlement::Late)) => denied("Late", words::late(key, after, &key.namespace)),
+            Some(Fate::Settled(Settlement::BelowZero)) => {
+                denied("Denied", format!("denied: the counter of {name} would fall below zero, counting only what was added by hand"))
+            }
+            Some(Fate::Queued { why, first }) => words::claim_waits(key, after, Some(why), first).map(Answer::Waits),
+            None => words::claim_waits(key, after, None, false).map(Answer::Waits),
+        }
+    }
+
+    fn refused(&self, why: Refused) -> Answer {
+        let (reason, text) = words::refusal(self.key, self.after, why, &self.key.namespace);
+        let reason = match (why, reason) {
+            (Refused::Failed, _) => "Failed",
+            (Refused::NotFree, _) => NOT_FREE,
+            (_, Reason::TimedOut) => "TimedOut",
+            _ => "Denied",
+        };
+        Answer::Denied { reason, text }
+    }
+
+    fn ended(&self, release: &Release) -> Answer {
+        let name = self.key.seen_from(&self.key.namespace);
+        match (release.lost, release.outcome) {
+            (true, _) => Answer::Expired(format!("{name} was taken from it: it was not renewed for longer than its ttl")),
+            (false, Some(true)) => Answer::Released(format!("has executed {name}")),
+            (false, Some(false)) => Answer::Released(format!("failed to execute {name}: the turn passes to the next")),
+            (false, None) => Answer::Released(format!("{name} was given back")),
+        }
+    }
 }
 
 /// The status with this answer.

@@ -1,5 +1,7 @@
 //! From the Claims in the picture to the facts of one decision: what they ask, and what is known about those that hold. Synchronous.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 
 use super::ClaimFacts;
@@ -84,10 +86,8 @@ pub fn prove(holder: &Holder, live: Option<&ClaimFacts>, unrenewed: Option<i64>)
 
 /// Claims that do something by hand have the same patience as those that wait: where they cannot be answered yet, they are refused when it is over.
 pub fn give_up(decision: &mut Decision, gathered: &Gathered, now: Timestamp) {
-    for claim in gathered.claims.iter().filter(|claim| claim.pending() && claim.is_step()) {
-        if decision.settled.iter().any(|settled| settled.uid == claim.uid()) {
-            continue;
-        }
+    let settled: HashSet<&str> = decision.settled.iter().map(|settled| settled.uid.as_str()).collect();
+    for claim in gathered.claims.iter().filter(|claim| claim.pending() && claim.is_step() && !settled.contains(claim.uid())) {
         let why = match claim.patience() {
             Patience::Forever => continue,
             Patience::Now => Refused::NotFree,

@@ -59,8 +59,10 @@ impl State {
         *seen
     }
 
-    /// We did not look for a while, and perhaps nobody could be heard: all have their whole time again.
+    /// We did not look for a while, and perhaps nobody could be heard: all have their whole time again, from now on.
     pub fn forget_renewals(&mut self) {
+        let held = self.renewed.keys().filter_map(|uid| self.claims.get(uid)).map(|claim| claim.key.clone());
+        self.dirty.extend(held);
         self.renewed.clear();
     }
 }

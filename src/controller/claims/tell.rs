@@ -1,7 +1,10 @@
 //! Writes the answers of a turn on Claims, once the primitive says the same. Each write rests on the revision that was seen; whatever comes in between
 //! is told by the next turn.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -11,7 +14,7 @@ use tracing::info;
 
 use super::{
     ClaimFacts, Renewed,
-    answer::{Answer, answer, ends, status},
+    answer::{Answer, Answers, EXECUTED, NOT_FREE, ends, status},
     look::AT_ONCE,
 };
 use crate::{
@@ -33,11 +36,17 @@ use crate::{
 /// What a Claim waits for is written when it begins to wait, and then at most this often.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
+/// The Claims that are let in by this decision, by their UIDs.
+fn new<'a>(decision: &Decision, gathered: &'a Gathered) -> HashMap<&'a str, &'a ClaimFacts> {
+    let granted: HashSet<&str> = decision.granted.iter().filter(|grant| grant.new).map(|grant| grant.asker.as_str()).collect();
+    gathered.claims.iter().map(|claim| (claim.uid(), claim.as_ref())).filter(|(uid, _)| granted.contains(uid)).collect()
+}
+
 /// Adds to new holds of Claims when they end unless they are renewed.
 pub fn expiring(decision: &mut Decision, gathered: &Gathered, object: &Object, now: Timestamp) {
-    for claim in &gathered.claims {
-        let new = decision.granted.iter().any(|grant| grant.new && grant.asker == claim.uid());
-        let Some(holder) = decision.holders.iter_mut().find(|holder| new && holder.uid == claim.uid()) else { continue };
+    let new = new(decision, gathered);
+    for holder in &mut decision.holders {
+        let Some(claim) = new.get(holder.uid.as_str()) else { continue };
         holder.renewals = claim.claim.spec.renewals;
         holder.expires_at = ends(now, claim.ttl().unwrap_or_else(|| object.ttl())).map(Time);
     }
@@ -56,17 +65,19 @@ pub async fn tell(
     let mut answers: Vec<(Arc<ClaimFacts>, Answer)> = Vec::new();
     {
         let mut state = context.world.lock();
+        let found = Answers::of(key, after, decision);
+        // A hold that begins has its whole time.
+        for (uid, claim) in new(decision, gathered) {
+            let renewals = claim.claim.spec.renewals;
+            state.renewed.insert(uid.to_owned(), Renewed { renewals, since: Instant::now(), time: now });
+        }
         for claim in &gathered.claims {
-            began(&mut state, claim, decision, now);
             let ttl = claim.ttl().or_else(|| after.map(Object::ttl));
             let renewed = state.renewed.get(claim.uid()).zip(ttl);
             let expires_at = renewed.and_then(|(renewed, ttl)| ends(renewed.time, ttl));
-            match answer(claim, key, after, decision, expires_at) {
-                Some(answer) => {
-                    if says_more(&mut state, key, claim, &answer, now) {
-                        answers.push((claim.clone(), answer));
-                    }
-                }
+            match found.to(claim, expires_at) {
+                Some(answer) if says_more(&mut state, key, claim, &answer, now) => answers.push((claim.clone(), answer)),
+                Some(_) => {}
                 None if claim.deleting() && !claim.owes() => {}
                 None if claim.holds() || claim.owes() && (claim.settled() || claim.deleting()) => lost.push(claim.clone()),
                 None => {}
@@ -92,14 +103,6 @@ pub async fn tell(
     let writes = answers.into_iter().map(async |(claim, answer)| write(context, key, &claim, &answer, now).await);
     done.extend(stream::iter(writes).buffered(AT_ONCE).collect::<Vec<_>>().await);
     done.into_iter().collect()
-}
-
-/// A hold that begins has its whole time.
-fn began(state: &mut State, claim: &ClaimFacts, decision: &Decision, now: Timestamp) {
-    if decision.granted.iter().any(|grant| grant.new && grant.asker == claim.uid()) {
-        let renewals = claim.claim.spec.renewals;
-        state.renewed.insert(claim.uid().to_owned(), Renewed { renewals, since: Instant::now(), time: now });
-    }
 }
 
 /// Whether the answer is to be written: it says something new, and nobody is told for what it waits again and again.
@@ -140,6 +143,8 @@ async fn write(context: &Context, key: &Key, claim: &ClaimFacts, answer: &Answer
         }
     }
     let (reason, text) = match answer {
+        // These are answers like any other: a script may ask every second.
+        Answer::Denied { reason: NOT_FREE | EXECUTED, .. } => return Ok(()),
         Answer::Denied { text, .. } => ("Denied", text),
         Answer::Expired(text) => ("Expired", text),
         Answer::Waits(_) | Answer::Holds { .. } | Answer::Done | Answer::Released(_) => return Ok(()),

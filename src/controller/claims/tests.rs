@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     ClaimFacts,
-    answer::{Answer, answer, status},
+    answer::{Answer, Answers, status},
     expiring, give_up, prove,
 };
 use crate::{
@@ -97,7 +97,7 @@ impl Scene {
     }
 
     fn answer(&self, claim: &ClaimFacts, decision: &Decision) -> Option<Answer> {
-        answer(claim, &self.object.key(), Some(&self.object), decision, None)
+        Answers::of(&self.object.key(), Some(&self.object), decision).to(claim, None)
     }
 }
 
@@ -147,7 +147,9 @@ async fn after_a_gap_a_pause_or_a_takeover_a_hold_has_its_whole_time_again() {
     for forget in [State::forget_renewals, State::forget_how_long] {
         scene.look();
         scene.pass(TTL).await;
+        scene.state.dirty.clear();
         forget(&mut scene.state);
+        assert!(scene.state.dirty.contains(&scene.object.key()), "it is counted from now on");
         assert!(suspects(&scene.look()).is_empty());
     }
     scene.pass(TTL).await;
@@ -214,7 +216,7 @@ async fn a_grant_is_told_with_its_token_and_is_not_given_twice() {
     assert!(gathered.facts.requests.is_empty() && decision.granted.is_empty(), "one that was told asks no more");
     assert!(matches!(scene.answer(&told, &decision), Some(Answer::Holds { .. })));
     // Somebody took the holder away: it is never let in again with another token.
-    let mut free = Scene::of(mutex(), &[told.clone()]);
+    let mut free = Scene::of(mutex(), std::slice::from_ref(&told));
     let (_, decision) = free.turn();
     assert!(free.object.holders().is_empty());
     assert_eq!(free.answer(&told, &decision), None, "it is looked up first");
@@ -270,10 +272,10 @@ async fn a_step_by_hand_waits_no_longer_than_it_says() {
     let refused: Vec<_> = decision.refused.iter().map(|refusal| (refusal.asker.as_str(), refusal.why)).collect();
     assert_eq!(refused, [("uid-now", Refused::NotFree), ("uid-soon", Refused::TimedOut)]);
     assert_eq!(decision.again_at, Some("2026-01-01T00:02:00Z".parse().unwrap()));
-    let missing = |claim: &ClaimFacts| answer(claim, &scene.object.key(), None, &decision, None);
+    let missing = |claim: &ClaimFacts| Answers::of(&scene.object.key(), None, &decision).to(claim, None);
     assert_eq!(missing(&claims[3]), Some(Answer::Waits("waiting for barrier/x, which does not exist yet".into())));
     let text = "barrier/x does not exist, and this one does not wait".to_owned();
-    assert_eq!(missing(&claims[0]), Some(Answer::Denied { reason: "TimedOut", text }));
+    assert_eq!(missing(&claims[0]), Some(Answer::Denied { reason: "NotFree", text }));
 }
 
 #[test]
@@ -300,7 +302,7 @@ async fn what_was_applied_is_remembered_until_its_claim_is_over() {
 fn what_is_not_done_is_denied_in_words() {
     let done = claim("done", 1, json!({ "kind": "WaitGroup", "name": "wg", "operation": "Done" }), Value::Null);
     let settled = |how| Decision { settled: vec![rules::Settled { uid: "uid-done".into(), how }], ..Decision::default() };
-    let told = |how| answer(&done, &done.key, None, &settled(how), None);
+    let told = |how| Answers::of(&done.key, None, &settled(how)).to(&done, None);
     assert_eq!(told(Settlement::Counted), Some(Answer::Done));
     let Some(Answer::Denied { reason: "Denied", text }) = told(Settlement::BelowZero) else { panic!() };
     assert!(text.contains("waitgroup/wg would fall below zero"), "{text}");
