@@ -14,7 +14,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
  && cargo build --release --locked --target-dir /target --target "$target" --package konductor --bin konductor \
  && mkdir /image \
  && cp "/target/$target/release/konductor" /image/konductor \
- && ln -s konductor /image/koncli
+ && ln -s konductor /image/koncli \
+ && mkdir /image/bin && ln -s ../konductor /image/bin/koncli
 
 FROM scratch
 COPY --from=build /image/ /

@@ -14,10 +14,11 @@
 //! on evidence only. Tokens only grow.
 //!
 //! In reading order: [`api`] (the custom resources), [`plan`] (annotations), [`rules`] (who holds what, when), [`inject`] (what is written on
-//! Pods), then the parts with a network: `controller`, `coordinator`, `webhook`, `agent`, put together by `serve` and
+//! Pods), [`client`] (the SDK), then the parts with a network: `controller`, `coordinator`, `webhook`, `agent`, put together by `serve` and
 //! run by `process`.
 
 pub mod api;
+pub mod client;
 pub mod inject;
 pub mod plan;
 pub mod planted;

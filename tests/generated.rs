@@ -5,7 +5,7 @@
 
 use std::{fs, path::Path};
 
-use konductor::api;
+use konductor::{api, cli};
 
 #[test]
 fn the_crds_are_those_of_the_types() {
@@ -19,6 +19,11 @@ fn the_crds_are_those_of_the_types() {
             compare(&format!("{folder}/{}.yaml", crd.spec.names.plural), &text);
         }
     }
+}
+
+#[test]
+fn the_reference_of_koncli_is_that_of_its_command_line() {
+    compare("docs/koncli.md", &cli::reference());
 }
 
 fn compare(path: &str, text: &str) {

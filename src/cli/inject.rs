@@ -1,16 +1,10 @@
 //! `koncli inject -f FILE`: the webhook's own code, offline. Every document of the input comes out again, changed or not.
 
-use std::{
-    fs,
-    io::{self, Read, Write},
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{io::Write, net::SocketAddr, path::PathBuf};
 
-use anyhow::Context;
 use serde_json::Value;
 
+use super::manifests::{self, read};
 use crate::{
     inject::{self, Request, Resources, Settings, validate},
     plan::Release,
@@ -23,12 +17,9 @@ use crate::{
                         Example:\n  koncli inject -f pod.yaml | kubectl diff -f -"
 )]
 pub struct InjectArgs {
-    /// File of YAML or JSON documents; `-` is the standard input.
-    #[arg(short, long, value_name = "FILE")]
-    filename: PathBuf,
-    /// Namespace of objects that name none.
-    #[arg(short, long, env = "KONDUCTOR_NAMESPACE", default_value = "default")]
-    namespace: String,
+    /// Files or folders of YAML or JSON documents; `-` is the standard input.
+    #[arg(short, long, value_name = "FILE", required = true)]
+    filename: Vec<PathBuf>,
     /// Image of the injected containers.
     #[arg(long, default_value = "konductor")]
     image: String,
@@ -40,23 +31,27 @@ pub struct InjectArgs {
     ca_file: Option<PathBuf>,
 }
 
-/// Writes every document as it would be admitted to `out`; mistakes and warnings go to `err`, and a document with mistakes comes out as it is.
-pub fn inject(args: &InjectArgs, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let InjectArgs { filename, namespace, image, server_address, ca_file } = args;
-    let ca_pem = ca_file.as_deref().map(read).transpose()?.unwrap_or_default();
-    let settings = Settings {
-        image: image.clone(),
+/// What an installation about which nothing is known would inject.
+pub fn anywhere() -> Settings {
+    Settings {
+        image: "konductor".to_owned(),
         image_pull_policy: "IfNotPresent".to_owned(),
         server_name: "konductor-coordinator.konductor-system.svc".to_owned(),
-        server_address: server_address.to_string(),
-        ca_pem,
+        server_address: "192.0.2.1:443".to_owned(),
+        ca_pem: String::new(),
         default_release: Release::Hook,
         resources: Resources::default(),
-    };
-    let text = read(filename)?;
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).with_context(|| format!("{} is not YAML", filename.display()))?;
-    let mut code = ExitCode::SUCCESS;
-    for document in documents.into_iter().filter(|document| !document.is_null()) {
+    }
+}
+
+/// Writes every document as it would be admitted to `out`; mistakes and warnings go to `err`, and a document with mistakes comes out as it is. Gives the exit
+/// code.
+pub fn inject(args: &InjectArgs, namespace: &str, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<u8> {
+    let InjectArgs { filename, image, server_address, ca_file } = args;
+    let ca_pem = ca_file.as_deref().map(read).transpose()?.unwrap_or_default();
+    let settings = Settings { image: image.clone(), server_address: server_address.to_string(), ca_pem, ..anywhere() };
+    let mut code = 0;
+    for document in manifests::documents(filename)? {
         let admitted = match admit(&settings, &document, namespace) {
             Ok((admitted, warnings)) => {
                 for warning in warnings {
@@ -66,7 +61,7 @@ pub fn inject(args: &InjectArgs, out: &mut dyn Write, err: &mut dyn Write) -> an
             }
             Err(words) => {
                 writeln!(err, "{words}")?;
-                code = ExitCode::FAILURE;
+                code = 1;
                 document
             }
         };
@@ -76,7 +71,7 @@ pub fn inject(args: &InjectArgs, out: &mut dyn Write, err: &mut dyn Write) -> an
 }
 
 /// What admission makes of one object, or why it refuses it. A List is admitted item by item, as kubectl sends it.
-fn admit(settings: &Settings, object: &Value, default_namespace: &str) -> Result<(Value, Vec<String>), String> {
+pub fn admit(settings: &Settings, object: &Value, default_namespace: &str) -> Result<(Value, Vec<String>), String> {
     if let Some(items) = object.get("items").and_then(Value::as_array).filter(|_| object.get("kind").is_some_and(|kind| kind == "List")) {
         let mut list = object.clone();
         let mut warnings = Vec::new();
@@ -110,19 +105,11 @@ fn is_validated(object: &Value) -> bool {
     )
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
-    if path == Path::new("-") {
-        let mut text = String::new();
-        io::stdin().read_to_string(&mut text).context("could not read the standard input")?;
-        return Ok(text);
-    }
-    fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::Parser;
+    use std::fs;
 
     #[derive(Parser)]
     struct Only {
@@ -130,12 +117,12 @@ mod tests {
         args: InjectArgs,
     }
 
-    fn koncli(input: &str) -> (ExitCode, String, String) {
+    fn koncli(input: &str) -> (u8, String, String) {
         let file = std::env::temp_dir().join(format!("koncli-inject-{}-{:?}", std::process::id(), std::thread::current().id()));
         fs::write(&file, input).unwrap();
         let args = Only::parse_from(["koncli", "-f", file.to_str().unwrap()]).args;
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = inject(&args, &mut out, &mut err).unwrap();
+        let code = inject(&args, "default", &mut out, &mut err).unwrap();
         fs::remove_file(file).unwrap();
         (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     }
@@ -145,14 +132,14 @@ mod tests {
     #[test]
     fn every_document_comes_out_and_annotated_ones_are_injected() {
         let (code, out, err) = koncli(&format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\n---\n{POD}"));
-        assert_eq!((code, err.as_str()), (ExitCode::SUCCESS, ""));
+        assert_eq!((code, err.as_str()), (0, ""));
         assert!(out.contains("kind: ConfigMap") && out.contains("konductor-acquire"), "{out}");
     }
 
     #[test]
     fn a_document_with_mistakes_is_named_and_not_lost() {
         let (code, out, err) = koncli(&format!("{}---\n{POD}", POD.replace("konductor.io/mutex", "konductor.io/mutx")));
-        assert_eq!(code, ExitCode::FAILURE);
+        assert_eq!(code, 1);
         assert!(err.contains("konductor.io/mutx") && err.contains("konductor.io/mutex"), "{err}");
         assert_eq!(out.matches("kind: Pod").count(), 2, "{out}");
     }
@@ -161,12 +148,12 @@ mod tests {
     fn templates_are_checked_where_the_webhook_checks_them() {
         let template = "spec: {template: {metadata: {annotations: {konductor.io/mutx: db}}, spec: {containers: []}}}";
         for (of, code) in [
-            ("apiVersion: apps/v1\nkind: Deployment", ExitCode::FAILURE),
-            ("apiVersion: v1\nkind: ReplicationController", ExitCode::FAILURE),
-            ("apiVersion: serving.knative.dev/v1\nkind: Service", ExitCode::SUCCESS),
+            ("apiVersion: apps/v1\nkind: Deployment", 1),
+            ("apiVersion: v1\nkind: ReplicationController", 1),
+            ("apiVersion: serving.knative.dev/v1\nkind: Service", 0),
         ] {
             let (ended, _, err) = koncli(&format!("{of}\nmetadata: {{name: x}}\n{template}\n"));
-            assert_eq!((ended, err.contains("konductor.io/mutex")), (code, code == ExitCode::FAILURE), "{of}: {err}");
+            assert_eq!((ended, err.contains("konductor.io/mutex")), (code, code == 1), "{of}: {err}");
         }
     }
 

@@ -22,6 +22,7 @@ mod look;
 pub mod object;
 mod observe;
 mod outcomes;
+pub mod outlook;
 mod runs;
 mod sources;
 mod starting;

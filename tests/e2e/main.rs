@@ -11,6 +11,7 @@ mod examples;
 mod https;
 mod identity;
 mod jobs;
+mod koncli;
 mod limits;
 mod nodes;
 mod order;

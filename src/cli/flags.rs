@@ -1,0 +1,113 @@
+//! The flags of the commands on primitives, each defined once.
+
+use clap::{Arg, ArgAction, value_parser};
+use serde_json::{Value, json};
+
+use crate::api::{ClaimKind, Duration, GateType};
+
+fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
+}
+
+/// A flag without a value.
+pub fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
+/// A flag with a number.
+pub fn number(name: &'static str, help: &'static str) -> Arg {
+    option(name, "NUMBER", help)
+}
+
+/// A flag with a duration.
+pub fn duration(name: &'static str, help: &'static str) -> Arg {
+    option(name, "DURATION", help).value_parser(value_parser!(Duration))
+}
+
+/// In whose name.
+pub fn holder() -> Arg {
+    option("holder", "HOLDER", "In whose name; the name of this machine or Pod otherwise").env("KONDUCTOR_HOLDER_ID")
+}
+
+/// How long to wait.
+pub fn timeout() -> Arg {
+    duration("timeout", "How long to wait, such as 30s; 0 tries once; for ever otherwise").env("KONDUCTOR_TIMEOUT")
+}
+
+/// How urgently.
+pub fn priority() -> Arg {
+    number("priority", "Larger goes first, then age").allow_negative_numbers(true).value_parser(value_parser!(i32))
+}
+
+/// A command and its arguments.
+pub fn rest(help: &'static str) -> Arg {
+    Arg::new("command").value_name("COMMAND").last(true).num_args(1..).value_parser(value_parser!(std::ffi::OsString)).help(help)
+}
+
+/// The fields of a kind's spec, as flags of `create`.
+pub fn fields(kind: ClaimKind) -> Vec<Arg> {
+    use ClaimKind::{Barrier, Gate, Lease, Mutex, Once, RWMutex, Semaphore, WaitGroup};
+    let mut fields = match kind {
+        Mutex | RWMutex | Lease | Semaphore => {
+            vec![duration(
+                "ttl",
+                "How long a Claim holds after its last renewal, and how long a holder's node may be unreachable; 5m otherwise",
+            )]
+        }
+        Once => vec![duration("ttl", "How long after its success it is deleted; never otherwise")],
+        WaitGroup => vec![duration("ttl", "How long after it is done it is deleted; never otherwise")],
+        Barrier | Gate => vec![duration("timeout", "How long it waits, from its creation, before it has failed; for ever otherwise")],
+    };
+    match kind {
+        Semaphore => fields.push(number("permits", "How many permits there are").value_parser(value_parser!(i32)).default_value("1")),
+        Lease => fields.push(
+            number("priority", "The priority of those that state none").allow_negative_numbers(true).value_parser(value_parser!(i32)),
+        ),
+        Barrier => fields.extend([
+            number("expected", "How many participants there are").value_parser(value_parser!(i32)).default_value("1"),
+            number("quorum", "How many of them open it; all otherwise").value_parser(value_parser!(i32)),
+        ]),
+        Gate => fields.push(
+            option("condition", "CONDITION", "What must be met: KIND/[NAMESPACE/]NAME[=STATE][;value=NUMBER]; may be repeated")
+                .action(ArgAction::Append)
+                .value_parser(condition),
+        ),
+        Mutex | RWMutex | Once | WaitGroup => {}
+    }
+    fields.push(option("allow", "NAMESPACE", "Another namespace that may use it; `*` is all; may be repeated").action(ArgAction::Append));
+    fields
+}
+
+/// A condition of a Gate: `job/data-validation=Complete`, `semaphore/shop/api;value=2`. The API server checks the words.
+fn condition(text: &str) -> Result<Value, String> {
+    let (item, value) = match text.split_once(';') {
+        None => (text, None),
+        Some((item, rest)) => {
+            let number = rest.strip_prefix("value=").and_then(|number| number.parse::<u32>().ok());
+            (item, Some(number.ok_or("after `;` there is value=NUMBER")?))
+        }
+    };
+    let (target, state) = item.split_once('=').map_or((item, None), |(target, state)| (target, Some(state)));
+    let parts: Vec<&str> = target.split('/').collect();
+    let (kind, namespace, name) = match parts.as_slice() {
+        [kind, name] => (kind, None, name),
+        [kind, namespace, name] => (kind, Some(namespace), name),
+        _ => return Err("write KIND/NAME, such as job/data-validation=Complete".to_owned()),
+    };
+    let kinds = GateType::ALL;
+    let on = kinds
+        .into_iter()
+        .find(|on| on.word() == kind.to_lowercase())
+        .ok_or_else(|| format!("`{kind}` is none of {}", kinds.map(GateType::word).join(", ")))?;
+    let mut condition = json!({ "type": on, "name": name });
+    for (field, value) in [
+        ("namespace", namespace.map(|name| json!(name))),
+        ("state", state.map(|state| json!(state))),
+        ("value", value.map(|value| json!(value))),
+    ] {
+        if let (Some(value), Some(fields)) = (value, condition.as_object_mut()) {
+            fields.insert(field.to_owned(), value);
+        }
+    }
+    Ok(condition)
+}

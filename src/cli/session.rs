@@ -1,0 +1,98 @@
+//! A command's way to the cluster: which cluster, which namespace, in whose name, and what ends it early.
+
+use std::{env, fs, path::PathBuf, time::Duration};
+
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{
+    Globals,
+    output::{Code, Failure, Format},
+};
+use crate::client;
+
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a command works with.
+pub struct Session {
+    /// kube's client, for what is no Claim.
+    pub kube: Client,
+    /// The SDK's.
+    pub claims: client::Client,
+    /// The namespace that is meant.
+    pub namespace: String,
+    /// How results are printed.
+    pub format: Format,
+}
+
+impl Session {
+    /// Connects as the flags and the environment say.
+    ///
+    /// # Errors
+    /// If there is no cluster to connect to, or no such context.
+    pub async fn open(globals: &Globals) -> Result<Self, Failure> {
+        let Globals { namespace, kubeconfig, context, output, log_level: _ } = globals;
+        let mut config = config(kubeconfig.clone(), context.clone()).await?;
+        // A command that repeats by itself would outlast its own timeout.
+        config.default_retry = false;
+        config.connect_timeout = Some(CONNECT_WITHIN);
+        let pod = || env::var("POD_NAMESPACE").ok().filter(|name| !name.is_empty());
+        let namespace = namespace.clone().or_else(pod).unwrap_or_else(|| config.default_namespace.clone());
+        let kube = Client::try_from(config).map_err(|error| Failure::new(Code::Unavailable, format!("could not connect: {error}")))?;
+        Ok(Self { claims: client::Client::new(kube.clone(), &namespace), kube, namespace, format: *output })
+    }
+
+    /// Waits for an operation, which is given up, and withdrawn, at Ctrl-C or SIGTERM.
+    ///
+    /// # Errors
+    /// If it was interrupted.
+    pub async fn unless_interrupted<T>(&self, operation: impl Future<Output = T>) -> Result<T, Failure> {
+        let code = tokio::select! {
+            outcome = operation => return Ok(outcome),
+            code = interrupted() => code,
+        };
+        tokio::select! {
+            () = self.claims.settled() => {}
+            // The second one does not wait for anything.
+            _ = interrupted() => return Err(Failure::new(code, "interrupted; a Claim may be left behind")),
+        }
+        Err(Failure::new(code, "interrupted; withdrawn"))
+    }
+}
+
+async fn config(kubeconfig: Option<PathBuf>, context: Option<String>) -> Result<Config, Failure> {
+    let no_cluster = |error: &dyn std::fmt::Display| Failure::new(Code::Unavailable, format!("there is no cluster to connect to: {error}"));
+    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+    match kubeconfig {
+        None if options.context.is_none() => Config::infer().await.map_err(|error| no_cluster(&error)),
+        None => Config::from_kubeconfig(&options).await.map_err(|error| no_cluster(&error)),
+        Some(path) => {
+            let read = Kubeconfig::read_from(path).map_err(|error| no_cluster(&error))?;
+            Config::from_custom_kubeconfig(read, &options).await.map_err(|error| no_cluster(&error))
+        }
+    }
+}
+
+/// Resolves at Ctrl-C or SIGTERM.
+pub async fn interrupted() -> Code {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => Code::Terminated,
+        _ = interrupt.recv() => Code::Interrupted,
+    }
+}
+
+/// Who asks where nobody says so: this machine, or this Pod.
+pub fn this_machine() -> String {
+    let of_file = || fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).or_else(of_file).unwrap_or_default();
+    match name.trim() {
+        "" => "unknown".to_owned(),
+        name => name.to_owned(),
+    }
+}

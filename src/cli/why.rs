@@ -1,0 +1,241 @@
+//! `koncli why POD|JOB`: what it waits for, and behind whom. Worked out from the API with the controller's own rules and words.
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{batch::v1::Job, core::v1::Pod},
+};
+use kube::{Api, Resource, ResourceExt, api::ListParams};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{
+    output::{Code, Failure, tell},
+    session::Session,
+};
+use crate::{
+    api::{Claim, ClaimPhase, names},
+    client::Error,
+    controller::{
+        object::{Key, of_kind},
+        outlook::{Picture, Standing},
+    },
+    plan::Kind,
+    rules::evidence::{self, AcquireStep},
+};
+
+/// Whom it is about.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Example:\n  koncli why job/migrate\n  koncli why migrate-x7k2p")]
+pub struct WhyArgs {
+    /// pod/NAME, job/NAME, claim/NAME, or the NAME of a Pod or Job.
+    #[arg(value_name = "POD|JOB")]
+    what: String,
+}
+
+/// Says it.
+///
+/// # Errors
+/// [`Code::NotFound`] if there is no such object.
+pub async fn why(session: &Session, args: &WhyArgs) -> Result<(), Failure> {
+    let (kind, name) = args.what.split_once('/').map_or((None, args.what.as_str()), |(kind, name)| (Some(kind.to_lowercase()), name));
+    let wanted = |word: &str| kind.as_deref().is_none_or(|kind| kind.trim_end_matches('s') == word || kind == word);
+    if let Some(pod) = only(wanted("pod"), one::<Pod>(session, name)).await? {
+        return of_pod(session, &pod).await;
+    }
+    if let Some(job) = only(wanted("job"), one::<Job>(session, name)).await? {
+        return of_job(session, &job).await;
+    }
+    if let Some(claim) = only(wanted("claim"), one::<Claim>(session, name)).await? {
+        return of_claim(session, &claim).await;
+    }
+    Err(Failure::new(
+        Code::NotFound,
+        format!(
+            "there is no {} in namespace {}",
+            kind.map_or(format!("Pod, Job or Claim {name}"), |kind| format!("{kind}/{name}")),
+            session.namespace
+        ),
+    ))
+}
+
+async fn of_pod(session: &Session, pod: &Pod) -> Result<(), Failure> {
+    let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
+    let standings = picture(session).await?.standings(&uid, Timestamp::now());
+    let state = match evidence::acquire_step(pod) {
+        _ if standings.is_empty() => "has no annotations of konductor's that it would wait for".to_owned(),
+        _ if evidence::pod_ended(pod) => "has ended".to_owned(),
+        AcquireStep::Running => "waits".to_owned(),
+        AcquireStep::Passed => "has been let in; it does not wait".to_owned(),
+        _ => format!("has not begun to ask: {}", before_it_asks(pod)),
+    };
+    report(session, &[Subject { what: format!("pod/{name}"), state, standings }])
+}
+
+async fn of_job(session: &Session, job: &Job) -> Result<(), Failure> {
+    let (name, uid) = (job.name_any(), job.uid().unwrap_or_default());
+    let mut picture = picture(session).await?;
+    let now = Timestamp::now();
+    let condition = job.status.iter().flat_map(|status| status.conditions.iter().flatten()).find(|condition| condition.status == "True");
+    let suspended = job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or_default();
+    let held_back = suspended && job.annotations().get(names::SUSPENDED).is_some_and(|value| value == "true");
+    let of_job = picture.standings(&uid, now);
+    let (state, standings) = match condition
+        .filter(|condition| ["Complete", "Failed", "FailureTarget", "SuccessCriteriaMet"].contains(&condition.type_.as_str()))
+    {
+        Some(condition) => {
+            let why = [condition.reason.clone(), condition.message.clone()].into_iter().flatten().collect::<Vec<_>>().join(": ");
+            (format!("is {} ({why})", condition.type_), Vec::new())
+        }
+        None if held_back => ("is suspended by konductor until it is its turn".to_owned(), of_job),
+        None if suspended => ("is suspended, and not by konductor: somebody else must resume it".to_owned(), Vec::new()),
+        None => ("runs".to_owned(), Vec::new()),
+    };
+    let mut subjects = vec![Subject { what: format!("job/{name}"), state, standings }];
+    if !suspended && condition.is_none() {
+        let api = Api::<Pod>::namespaced(session.kube.clone(), &session.namespace);
+        let selector = ListParams::default().labels(&format!("{}={uid}", names::JOB_UID_LABEL));
+        let pods = api.list(&selector).await.map_err(|error| Error::of(&error, "listing its Pods"))?;
+        for pod in pods.items.iter().filter(|pod| !evidence::pod_ended(pod)) {
+            let standings = picture.standings(&pod.uid().unwrap_or_default(), now);
+            let state = match evidence::acquire_step(pod) {
+                AcquireStep::Running => "waits".to_owned(),
+                AcquireStep::Passed => "has been let in".to_owned(),
+                _ => format!("has not begun to ask: {}", before_it_asks(pod)),
+            };
+            subjects.push(Subject { what: format!("pod/{}", pod.name_any()), state, standings });
+        }
+        if subjects.len() == 1 {
+            subjects.iter_mut().for_each(|subject| subject.state = "has no Pod; `kubectl describe job` says why".to_owned());
+        }
+    }
+    report(session, &subjects)
+}
+
+async fn of_claim(session: &Session, claim: &Claim) -> Result<(), Failure> {
+    let status = claim.status.clone().unwrap_or_default();
+    let said = status.message.map_or(String::new(), |message| format!(": {message}"));
+    let state = match status.phase {
+        ClaimPhase::Pending if claim.status.is_none() => "was not answered yet; if that stays so, run `koncli check`".to_owned(),
+        ClaimPhase::Pending => "waits".to_owned(),
+        ClaimPhase::Granted => "is granted".to_owned(),
+        ClaimPhase::Denied => format!("is denied{said}"),
+        ClaimPhase::Expired => format!("has expired{said}"),
+        ClaimPhase::Released => format!("is released{said}"),
+    };
+    let standings = picture(session).await?.standings(&claim.uid().unwrap_or_default(), Timestamp::now());
+    report(session, &[Subject { what: format!("claim/{}", claim.name_any()), state, standings }])
+}
+
+struct Subject {
+    what: String,
+    state: String,
+    standings: Vec<(Key, Standing)>,
+}
+
+fn report(session: &Session, subjects: &[Subject]) -> Result<(), Failure> {
+    let line = |(key, standing): &(Key, Standing)| {
+        let target = key.seen_from(&session.namespace);
+        match standing {
+            Standing::Waits(message) => Some(message.clone()),
+            Standing::Refused(message) => Some(message.clone()),
+            Standing::ItsTurn => {
+                Some(format!("it is its turn for {target}: konductor grants it now; if that does not happen, run `koncli check`"))
+            }
+            Standing::Holds(token) => Some(format!("holds {target} with token {token}")),
+            Standing::NotNow => None,
+        }
+    };
+    let word = |standing: &Standing| match standing {
+        Standing::Waits(_) => "Waiting",
+        Standing::Refused(_) => "Refused",
+        Standing::ItsTurn => "Next",
+        Standing::Holds(_) => "Holding",
+        Standing::NotNow => "None",
+    };
+    let mut text = String::new();
+    let mut items = Vec::new();
+    for subject in subjects {
+        let Subject { what, state, standings } = subject;
+        text.push_str(&format!("{what} {state}\n"));
+        standings.iter().filter_map(line).for_each(|line| text.push_str(&format!("  {line}\n")));
+        let steps: Vec<Value> = standings
+            .iter()
+            .map(|step| json!({ "target": step.0.seen_from(&session.namespace), "state": word(&step.1), "message": line(step) }))
+            .collect();
+        items.push(json!({ "object": what, "state": state, "steps": steps }));
+    }
+    session.format.print(&text, &json!({ "namespace": session.namespace, "items": items }))
+}
+
+/// What keeps a Pod from starting its acquire step: nothing of konductor's, as a rule.
+fn before_it_asks(pod: &Pod) -> String {
+    let status = pod.status.as_ref();
+    let waiting = status
+        .iter()
+        .flat_map(|status| status.init_container_statuses.iter().flatten())
+        .find_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.clone().map(|reason| (container.name.clone(), reason)));
+    if let Some((container, reason)) = waiting.filter(|(_, reason)| reason != "PodInitializing") {
+        return format!("its container {container} waits: {reason}");
+    }
+    let unscheduled = status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten())
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status != "True");
+    match unscheduled {
+        Some(condition) if condition.reason.as_deref() == Some("SchedulingGated") => "it waits behind a scheduling gate".to_owned(),
+        Some(condition) => format!("it has no node: {}", condition.message.clone().unwrap_or_default()),
+        None => format!("its phase is {}", status.and_then(|status| status.phase.as_deref()).unwrap_or("unknown")),
+    }
+}
+
+/// All that takes part: primitives, injected Pods, Jobs. Who may not see all namespaces sees the own one.
+async fn picture(session: &Session) -> Result<Picture, Failure> {
+    let mut picture = Picture::default();
+    let mut partial = false;
+    for kind in Kind::ALL {
+        of_kind!(kind, K => for object in all::<K>(session, ListParams::default(), &mut partial).await? { picture.put_object(object.into()); });
+    }
+    let injected = ListParams::default().labels(&format!("{}=true", names::INJECTED_LABEL));
+    for pod in all::<Pod>(session, injected, &mut partial).await? {
+        picture.put_pod(&pod);
+    }
+    for job in all::<Job>(session, ListParams::default(), &mut partial).await? {
+        picture.put_job(&job);
+    }
+    for claim in all::<Claim>(session, ListParams::default(), &mut partial).await? {
+        picture.put_claim(claim);
+    }
+    if partial {
+        tell(format!("you may not see all namespaces: those who wait in other ones than {} are left out", session.namespace));
+    }
+    Ok(picture)
+}
+
+async fn all<K>(session: &Session, which: ListParams, partial: &mut bool) -> Result<Vec<K>, Failure>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let doing = format!("listing {}", K::plural(&()));
+    match Api::<K>::all(session.kube.clone()).list(&which).await {
+        Err(kube::Error::Api(status)) if status.is_forbidden() => {
+            *partial = true;
+            let api = Api::<K>::namespaced(session.kube.clone(), &session.namespace);
+            Ok(api.list(&which).await.map_err(|error| Error::of(&error, &doing))?.items)
+        }
+        found => Ok(found.map_err(|error| Error::of(&error, &doing))?.items),
+    }
+}
+
+async fn one<K>(session: &Session, name: &str) -> Result<Option<K>, Failure>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let api = Api::<K>::namespaced(session.kube.clone(), &session.namespace);
+    Ok(api.get_opt(name).await.map_err(|error| Error::of(&error, &format!("reading {name}")))?)
+}
+
+/// What is not wanted is not asked for.
+async fn only<T>(wanted: bool, found: impl Future<Output = Result<Option<T>, Failure>>) -> Result<Option<T>, Failure> {
+    if wanted { found.await } else { Ok(None) }
+}

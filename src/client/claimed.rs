@@ -1,0 +1,405 @@
+//! One Claim from its creation to its end: asked for once, waited for by a watch, renewed by count, withdrawn when nobody wants it any more.
+
+use std::{sync::Arc, time::Duration};
+
+use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation, TestOperation, jsonptr::PointerBuf};
+use kube::{
+    ResourceExt,
+    api::{Patch as Patching, PatchParams},
+};
+use serde_json::json;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{
+    Ask, Error, Inner, Options, name,
+    request::{ANSWER_WITHIN, Events, REPEAT_FOR, made, remove, remove_surely, timed, within},
+};
+use crate::api::{Claim, ClaimPhase};
+
+/// An API server that is well may take this long.
+const QUICKEST: Duration = Duration::from_millis(500);
+/// konductor answers when the timeout of a Claim is over; this much later it is taken for away.
+const ANSWERS_LATE_BY: Duration = Duration::from_secs(15);
+
+/// A Claim of ours. Dropped, it is withdrawn, unless it was left in place.
+pub struct Claimed {
+    inner: Arc<Inner>,
+    runtime: Handle,
+    claim: Claim,
+    target: String,
+    /// When we began to ask for it: it was not granted earlier.
+    pub(crate) asked: Instant,
+    resumed: bool,
+    withdraws: bool,
+    /// The name that no other Claim of this process may have.
+    reserved: Option<String>,
+    answer_within: Duration,
+}
+
+impl Claimed {
+    /// Makes the Claim, or finds the one of the same holder. It is done to its end even if nobody waits for it any more: what came of it is then withdrawn.
+    pub(crate) async fn begin(inner: &Arc<Inner>, ask: &Ask) -> Result<Self, Error> {
+        let making = Self::make(Arc::clone(inner), ask.clone());
+        inner.endings.spawn(making).await.unwrap_or_else(|_| Err(Error::Unavailable("the runtime is ending".to_owned())))
+    }
+
+    async fn make(inner: Arc<Inner>, ask: Ask) -> Result<Self, Error> {
+        let doing = format!("asking for {}", ask.target());
+        let lasting = ask.lasting_name();
+        let name = lasting.clone().unwrap_or_else(|| name::unique(ask.kind, &ask.name));
+        let wanted = Claim::new(&name, ask.spec());
+        if let Some(name) = &lasting
+            && !inner.reserve(name)
+        {
+            return Err(Error::Denied(format!("{doing}: this process does so already in the name of the same holder")));
+        }
+        let mut claimed = Self {
+            inner: Arc::clone(&inner),
+            runtime: Handle::current(),
+            claim: wanted.clone(),
+            target: ask.target(),
+            asked: Instant::now(),
+            resumed: false,
+            withdraws: lasting.is_none(),
+            reserved: lasting,
+            answer_within: ANSWER_WITHIN,
+        };
+        let give_up = claimed.asked + REPEAT_FOR;
+        loop {
+            claimed.asked = Instant::now();
+            let outcome = match made(&inner.claims, &wanted).await {
+                Err(kube::Error::Api(status)) if status.is_already_exists() => claimed.find(&ask, &doing).await,
+                Err(error) => Err(Error::of(&error, &doing)),
+                Ok(claim) => Ok(Some(claim)),
+            };
+            match outcome {
+                Ok(Some(claim)) => {
+                    claimed.claim = claim;
+                    claimed.withdraws = true;
+                    return Ok(claimed);
+                }
+                // The namespace is missing; a Claim has nothing else that could be.
+                Err(
+                    error @ (Error::NotFound(_)
+                    | Error::Denied(_)
+                    | Error::Forbidden(_)
+                    | Error::Lost(_)
+                    | Error::Timeout(_)
+                    | Error::Executed(_)),
+                ) => {
+                    claimed.withdraws = false;
+                    return Err(error);
+                }
+                Err(Error::Unavailable(message)) if Instant::now() >= give_up => return Err(Error::Unavailable(message)),
+                Ok(None) if Instant::now() >= give_up => {
+                    claimed.withdraws = false;
+                    return Err(Error::Unavailable(format!("{doing}: an earlier Claim, {name}, does not go away")));
+                }
+                Ok(None) | Err(Error::Unavailable(_)) => sleep(Duration::from_millis(300)).await,
+            }
+        }
+    }
+
+    /// The Claim that stands in the way: ours from before, or one that is over and goes. `None`: try again.
+    async fn find(&mut self, ask: &Ask, doing: &str) -> Result<Option<Claim>, Error> {
+        let found = timed(self.inner.claims.get_opt(&self.claim.name_any())).await.map_err(|error| Error::of(&error, doing))?;
+        let Some(found) = found else { return Ok(None) };
+        if let Some(why) = ask.differs(&found.spec) {
+            return Err(Error::Denied(format!("{doing}: {why}")));
+        }
+        if found.metadata.deletion_timestamp.is_some() {
+            return Ok(None);
+        }
+        match phase(&found) {
+            ClaimPhase::Granted => {
+                // Of a name that nobody else has, it is our own request that was answered too late.
+                self.resumed = self.reserved.is_some();
+                Ok(Some(found))
+            }
+            // It keeps its place; the time of one that has a timeout would go on from its creation.
+            ClaimPhase::Pending if found.spec == ask.spec() && ask.options.timeout.is_none_or(|_| self.reserved.is_none()) => {
+                Ok(Some(found))
+            }
+            ClaimPhase::Pending | ClaimPhase::Denied | ClaimPhase::Expired | ClaimPhase::Released => {
+                remove(&self.inner.claims, &found).await.map_err(|error| Error::of(&error, doing))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The Claim of this holder that exists; it is not withdrawn when this is dropped.
+    pub(crate) async fn existing(inner: &Arc<Inner>, ask: &Ask) -> Result<Option<Self>, Error> {
+        let Some(name) = ask.lasting_name() else { return Ok(None) };
+        let doing = format!("looking for the hold of {}", ask.target());
+        let found = timed(inner.claims.get_opt(&name)).await.map_err(|error| Error::of(&error, &doing))?;
+        let ours = |claim: &Claim| claim.spec.holder == ask.holder && claim.spec.kind == ask.kind && claim.spec.name == ask.name;
+        Ok(found.filter(ours).map(|claim| Self {
+            inner: Arc::clone(inner),
+            runtime: Handle::current(),
+            claim,
+            target: ask.target(),
+            asked: Instant::now(),
+            resumed: true,
+            withdraws: false,
+            reserved: None,
+            answer_within: ANSWER_WITHIN,
+        }))
+    }
+
+    /// Waits until it is granted.
+    pub(crate) async fn granted(&mut self, options: &Options) -> Result<(), Error> {
+        let limit = options.timeout.map(|timeout| Instant::now() + timeout + ANSWERS_LATE_BY);
+        let mut events = self.events();
+        let mut last_told = String::new();
+        loop {
+            if phase(&self.claim) == ClaimPhase::Granted {
+                return Ok(());
+            }
+            let next = match limit {
+                Some(limit) => timeout_at(limit, events.next())
+                    .await
+                    .map_err(|_| Error::Unavailable(format!("{}: konductor has not answered; is it running?", self.doing())))?,
+                None => events.next().await,
+            };
+            match next {
+                Ok(seen) => self.look(seen)?,
+                Err(error) => match Error::of_watch(&error, &self.doing()) {
+                    Some(error) => return Err(error),
+                    None => tracing::debug!(%error, claim = self.claim.name_any(), "the watch is begun again"),
+                },
+            }
+            match phase(&self.claim) {
+                ClaimPhase::Pending | ClaimPhase::Granted => {}
+                ClaimPhase::Denied => return Err(refusal(&self.claim)),
+                ClaimPhase::Expired | ClaimPhase::Released => return Err(Error::Lost(format!("{}: {}", self.doing(), ended(&self.claim)))),
+            }
+            if let (Some(told), Some(message)) = (&options.told, message(&self.claim))
+                && message != last_told
+                && phase(&self.claim) == ClaimPhase::Pending
+            {
+                told(message);
+                last_told = message.to_owned();
+            }
+        }
+    }
+
+    /// Takes over what a watch shows.
+    fn look(&mut self, seen: Option<Claim>) -> Result<(), Error> {
+        match seen.filter(|seen| seen.metadata.uid == self.claim.metadata.uid) {
+            Some(seen) => {
+                self.claim = seen;
+                Ok(())
+            }
+            None => Err(Error::Lost(format!("{}: somebody deleted its Claim, {}", self.doing(), self.claim.name_any()))),
+        }
+    }
+
+    /// Counts its renewals up by one.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if it does not hold any more; the others leave open whether the renewal was done, and asking again is right.
+    pub async fn renew(&mut self) -> Result<(), Error> {
+        let doing = format!("renewing {}", self.target);
+        // Somebody else may count too, and an answer may be lost.
+        for _ in 0..3 {
+            let renewals = self.claim.spec.renewals;
+            let patch = Patch(vec![
+                self.is_same(),
+                PatchOperation::Test(TestOperation { path: field("renewals"), value: json!(renewals) }),
+                PatchOperation::Replace(ReplaceOperation { path: field("renewals"), value: json!(renewals + 1) }),
+            ]);
+            match self.patched(patch).await {
+                Ok(claim) => self.claim = claim,
+                Err(kube::Error::Api(status)) if status.is_invalid() || status.code == 404 => {
+                    let name = self.claim.name_any();
+                    let seen = within(self.answer_within, self.inner.claims.get_opt(&name)).await;
+                    self.look(seen.map_err(|error| Error::of(&error, &doing))?)?;
+                    if self.claim.spec.renewals == renewals && phase(&self.claim) == ClaimPhase::Granted {
+                        return Err(Error::Denied(format!("{doing}: {}", status.message)));
+                    }
+                    self.holds()?;
+                    continue;
+                }
+                Err(error) => return Err(Error::of(&error, &doing)),
+            }
+            return self.holds();
+        }
+        Err(Error::Unavailable(format!("{doing}: others renew it all the time")))
+    }
+
+    /// Says how the execution of a Once came out, waits until that is on record, and ends the Claim.
+    pub(crate) async fn finish(mut self, succeeded: bool) -> Result<(), Error> {
+        let add = PatchOperation::Add(AddOperation { path: field("succeeded"), value: json!(succeeded) });
+        let patch = Patch(vec![self.is_same(), add]);
+        let doing = format!("reporting the execution of {}", self.target);
+        let give_up = Instant::now() + REPEAT_FOR;
+        let said = loop {
+            match self.patched(patch.clone()).await {
+                Err(kube::Error::Api(status)) if status.code == 404 || status.is_invalid() => {
+                    break Err(Error::Lost(format!("{doing}: its Claim is gone")));
+                }
+                Err(error) => match Error::of(&error, &doing) {
+                    Error::Unavailable(_) if Instant::now() < give_up => sleep(Duration::from_millis(300)).await,
+                    error => break Err(error),
+                },
+                Ok(claim) => {
+                    self.claim = claim;
+                    break Ok(());
+                }
+            }
+        };
+        // What is said, but not on record yet, must not be withdrawn.
+        self.withdraws = false;
+        said?;
+        let mut events = self.events();
+        loop {
+            match phase(&self.claim) {
+                ClaimPhase::Released => return self.end().await,
+                ClaimPhase::Granted | ClaimPhase::Pending => {}
+                ClaimPhase::Expired | ClaimPhase::Denied => return Err(Error::Lost(format!("{doing}: {}", ended(&self.claim)))),
+            }
+            if let Ok(seen) = events.next().await {
+                self.look(seen)?;
+            }
+        }
+    }
+
+    /// Deletes it: what it holds ends, what it asks for is withdrawn.
+    ///
+    /// # Errors
+    /// If the API server does not do it; a hold then ends `ttl` after its last renewal.
+    pub async fn end(mut self) -> Result<(), Error> {
+        self.withdraws = false;
+        remove_surely(&self.inner.claims, &self.claim).await.map_err(|error| Error::of(&error, &format!("releasing {}", self.target)))
+    }
+
+    /// Leaves it in place for a later command or process.
+    #[must_use]
+    pub fn leave(mut self) -> Claim {
+        self.withdraws = false;
+        self.claim.clone()
+    }
+
+    /// The Claim as it was last seen.
+    pub fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    /// Whether it was there already, granted to the same holder.
+    pub fn resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// What people call the primitive.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// How far it is.
+    pub fn phase(&self) -> ClaimPhase {
+        phase(&self.claim)
+    }
+
+    /// Fails if it does not hold any more.
+    pub(crate) fn holds(&self) -> Result<(), Error> {
+        match phase(&self.claim) {
+            ClaimPhase::Granted => Ok(()),
+            _ => Err(Error::Lost(format!("{}: {}", self.target, ended(&self.claim)))),
+        }
+    }
+
+    /// How long it holds after a renewal, which konductor says in the status where the Claim does not.
+    pub(crate) fn ttl(&self) -> Option<Duration> {
+        let said = || {
+            let status = self.claim.status.as_ref().filter(|_| self.claim.spec.renewals == 0)?;
+            let (from, to) = (status.granted_at.as_ref()?.0, status.expires_at.as_ref()?.0);
+            // Both are rounded down to the second.
+            let shown = Duration::try_from(to.duration_since(from)).ok()?;
+            Some(shown.saturating_sub(Duration::from_secs(1)).max(Duration::from_millis(500)))
+        };
+        self.claim.spec.ttl.map(|ttl| ttl.as_std()).or_else(said)
+    }
+
+    /// From now on a request is given up, to be repeated, while there is time for several: the hold lasts this long after a renewal.
+    pub(crate) fn hurry(&mut self, ttl: Duration) {
+        self.answer_within = (ttl / 10).clamp(QUICKEST, ANSWER_WITHIN);
+    }
+
+    pub(crate) fn events(&self) -> Events {
+        Events::new(self.inner.claims.clone(), self.claim.name_any())
+    }
+
+    fn doing(&self) -> String {
+        format!("asking for {}", self.target)
+    }
+
+    fn is_same(&self) -> PatchOperation {
+        let path = PointerBuf::from_tokens(["metadata", "uid"]);
+        PatchOperation::Test(TestOperation { path, value: json!(self.claim.metadata.uid) })
+    }
+
+    async fn patched(&self, patch: Patch) -> Result<Claim, kube::Error> {
+        let patching = Patching::Json::<Claim>(patch);
+        within(self.answer_within, self.inner.claims.patch(&self.claim.name_any(), &PatchParams::default(), &patching)).await
+    }
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        if let Some(name) = &self.reserved {
+            self.inner.let_go(name);
+        }
+        if self.withdraws {
+            let (claims, claim) = (self.inner.claims.clone(), self.claim.clone());
+            let withdrawal = async move {
+                if let Err(error) = remove_surely(&claims, &claim).await {
+                    tracing::warn!(%error, claim = claim.name_any(), "could not be withdrawn; it ends with its ttl");
+                }
+            };
+            self.inner.endings.spawn_on(withdrawal, &self.runtime);
+        }
+    }
+}
+
+fn field(name: &str) -> PointerBuf {
+    PointerBuf::from_tokens(["spec", name])
+}
+
+fn phase(claim: &Claim) -> ClaimPhase {
+    claim.status.as_ref().map(|status| status.phase).unwrap_or_default()
+}
+
+/// Whether it will never hold again.
+pub(crate) fn is_over(claim: &Claim) -> bool {
+    matches!(phase(claim), ClaimPhase::Denied | ClaimPhase::Expired | ClaimPhase::Released)
+}
+
+fn message(claim: &Claim) -> Option<&str> {
+    claim.status.as_ref()?.message.as_deref()
+}
+
+/// Why it does not hold any more.
+pub(crate) fn ended(claim: &Claim) -> String {
+    let how = match phase(claim) {
+        ClaimPhase::Pending => "it does not hold yet",
+        ClaimPhase::Granted => "it holds",
+        ClaimPhase::Denied => "it was denied",
+        ClaimPhase::Expired => "its hold has expired",
+        ClaimPhase::Released => "its hold has ended",
+    };
+    message(claim).map_or_else(|| how.to_owned(), |message| format!("{how}: {message}"))
+}
+
+/// Why it was not granted: konductor says it in the reason of the condition `Granted`.
+fn refusal(claim: &Claim) -> Error {
+    let reason = claim.status.iter().flat_map(|status| &status.conditions).find(|condition| condition.type_ == "Granted");
+    let said = message(claim).unwrap_or("it was denied").to_owned();
+    match reason.map(|condition| condition.reason.as_str()) {
+        Some("TimedOut" | "Failed") => Error::Timeout(said),
+        Some("Executed") => Error::Executed(said),
+        _ => Error::Denied(said),
+    }
+}

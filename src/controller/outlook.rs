@@ -1,0 +1,156 @@
+//! What the controller would tell somebody, worked out from lists of objects: for `koncli why`. The same facts, rules and words, and no client.
+
+use jiff::Timestamp;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::ResourceExt;
+use tokio::time::Instant;
+
+use super::{
+    ask::At,
+    claims::ClaimFacts,
+    facts::{JobFacts, PodFacts},
+    gather::{gather, token_of},
+    object::{Key, Object},
+    words,
+    world::State,
+};
+use crate::{
+    api::Claim,
+    coordinator::session::Place,
+    plan::Item,
+    rules::{self, Why},
+};
+
+/// A picture of the cluster at one moment.
+#[derive(Default)]
+pub struct Picture {
+    state: State,
+}
+
+/// How somebody stands to one primitive of its plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It waits; for what and behind whom.
+    Waits(String),
+    /// It will not hold, or not pass; why.
+    Refused(String),
+    /// It is its turn: konductor grants it now, if it runs.
+    ItsTurn,
+    /// It holds, with this fencing token.
+    Holds(i64),
+    /// It has passed, or has not come that far.
+    NotNow,
+}
+
+impl Picture {
+    /// Adds a primitive.
+    pub fn put_object(&mut self, object: Object) {
+        self.state.put_object(object);
+    }
+
+    /// Adds a Pod.
+    pub fn put_pod(&mut self, pod: &Pod) {
+        self.state.put_pod(PodFacts::of(pod));
+    }
+
+    /// Adds a Job, which Gates may wait for too.
+    pub fn put_job(&mut self, job: &Job) {
+        let named = super::facts::named_job(job);
+        self.state.put_named_job(&job.namespace().unwrap_or_default(), &job.name_any(), Some(named));
+        self.state.put_job(JobFacts::of(job));
+    }
+
+    /// Adds a Claim.
+    pub fn put_claim(&mut self, claim: Claim) {
+        self.state.put_claim(ClaimFacts::of(claim));
+    }
+
+    /// How a Pod, a Job or a Claim of this UID stands to each primitive that it names, in its order; nothing if it names none.
+    pub fn standings(&mut self, uid: &str, time: Timestamp) -> Vec<(Key, Standing)> {
+        let key = |(key, _): (Key, &Item)| key;
+        let State { pods, jobs, claims, .. } = &self.state;
+        let (namespace, keys): (String, Vec<Key>) = match (pods.get(uid), jobs.get(uid), claims.get(uid)) {
+            (Some(pod), ..) => (pod.who.namespace.clone(), pod.steps().map(key).collect()),
+            (None, Some(job), _) => (job.who.namespace.clone(), job.steps().map(key).collect()),
+            (None, None, Some(claim)) => (claim.who.namespace.clone(), vec![claim.key.clone()]),
+            (None, None, None) => return Vec::new(),
+        };
+        keys.into_iter().map(|key| (key.clone(), self.standing(uid, &key, &namespace, time))).collect()
+    }
+
+    fn standing(&mut self, uid: &str, key: &Key, namespace: &str, time: Timestamp) -> Standing {
+        let object = self.state.objects.get(key).cloned();
+        let facts = gather(&mut self.state, key, object.as_ref(), At { now: Instant::now(), time }).facts;
+        let holders = words::Holders::of(object.as_ref());
+        let Some(object) = object else {
+            let asks =
+                facts.requests.iter().any(|request| request.asker() == uid) || facts.waiters.iter().any(|waiter| waiter.asker == uid);
+            let message = words::waiting(key, None, &holders, Why::Shut, (1, 1), namespace);
+            return if asks { Standing::Waits(message) } else { Standing::NotNow };
+        };
+        let decision = rules::decide(&object.primitive(), &facts, time);
+        if let Some((index, queued)) = decision.queue.iter().enumerate().find(|(_, queued)| queued.asker == uid) {
+            let place = (index + 1, decision.queue.len());
+            return Standing::Waits(words::waiting(key, Some(&object), &holders, queued.why, place, namespace));
+        }
+        if let Some(refusal) = decision.refused.iter().find(|refusal| refusal.asker == uid)
+            && let Place::Refused { message, .. } = words::refused(key, Some(&object), refusal.why, namespace)
+        {
+            return Standing::Refused(message);
+        }
+        if decision.granted.iter().any(|grant| grant.asker == uid && grant.new) || decision.passed.iter().any(|passed| passed.asker == uid)
+        {
+            return Standing::ItsTurn;
+        }
+        let of_pod = self.state.pods.get(uid).and_then(|pod| token_of(&object, pod));
+        let token = of_pod.or_else(|| object.holders().iter().find(|holder| holder.uid == uid).map(|holder| holder.token));
+        token.map_or(Standing::NotNow, Standing::Holds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Mutex, names};
+    use serde_json::json;
+
+    fn waiting(name: &str, created: &str) -> Pod {
+        let pod = json!({
+            "metadata": {
+                "name": name, "namespace": "shop", "uid": name, "creationTimestamp": created,
+                "labels": { names::INJECTED_LABEL: "true" }, "annotations": { "konductor.io/mutex": "db" },
+            },
+            "status": { "initContainerStatuses": [{
+                "name": names::ACQUIRE_CONTAINER, "state": { "running": {} }, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            }] },
+        });
+        serde_json::from_value(pod).unwrap()
+    }
+
+    fn mutex(revision: &str, status: serde_json::Value) -> Object {
+        let mutex: Mutex = serde_json::from_value(json!({
+            "apiVersion": "konductor.io/v1", "kind": "Mutex", "spec": {}, "status": status,
+            "metadata": { "name": "db", "namespace": "shop", "uid": "m", "resourceVersion": revision, "creationTimestamp": "2026-01-01T00:00:00Z" },
+        }))
+        .unwrap();
+        mutex.into()
+    }
+
+    #[test]
+    fn it_is_said_behind_whom_as_the_controller_says_it() {
+        let time = "2026-01-01T01:00:00Z".parse().unwrap();
+        let mut picture = Picture::default();
+        for (name, created) in [("second", "2026-01-01T00:10:00Z"), ("first", "2026-01-01T00:05:00Z")] {
+            picture.put_pod(&waiting(name, created));
+        }
+        let said = |picture: &mut Picture| picture.standings("second", time).into_iter().map(|(_, standing)| standing).collect::<Vec<_>>();
+        assert_eq!(said(&mut picture), [Standing::Waits("waiting for mutex/db, which does not exist yet".to_owned())]);
+        let holder = json!({ "uid": "h", "kind": "Job", "namespace": "shop", "name": "a", "token": 4, "since": "2026-01-01T00:00:00Z" });
+        picture.put_object(mutex("1", json!({ "holders": [holder], "lastToken": 4 })));
+        assert_eq!(said(&mut picture), [Standing::Waits("waiting for mutex/db: 2 of 2 in line, held by job/a".to_owned())]);
+        let holder =
+            json!({ "uid": "second", "kind": "Pod", "namespace": "shop", "name": "second", "token": 5, "since": "2026-01-01T00:00:00Z" });
+        picture.put_object(mutex("2", json!({ "holders": [holder], "lastToken": 5 })));
+        assert!(matches!(said(&mut picture).as_slice(), [Standing::Holds(5)]));
+    }
+}
