@@ -19,6 +19,9 @@ use crate::{
     rules::{Latch, Participant, Patience, PodRef, Presence, Record, Request, Waiter, Who, evidence::AcquireStep},
 };
 
+/// How long Pods whose acquire step runs keep others waiting when no agent has come at all.
+const FIRST_WITHIN: Duration = Duration::from_secs(120);
+
 /// Who asks, and on whose behalf.
 struct Asker<'a> {
     /// Its own UID, under which it is answered.
@@ -50,6 +53,7 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
         Some(_) => Presence::Here,
         None if pod.gated => Presence::Here,
         None if pod.step != AcquireStep::Running => return false,
+        None if cut_off => Presence::Away,
         None => without_session(state, pod, at.now, gathered),
     };
     let found = {
@@ -242,12 +246,12 @@ fn same_items(job: Option<&Plan>, pod: &Plan) -> bool {
 /// A Pod whose acquire step runs and has no session.
 fn without_session(state: &mut State, pod: &PodFacts, now: Instant, gathered: &mut Gathered) -> Presence {
     let since = *state.without_session.entry(pod.uid().to_owned()).or_insert(now);
-    // Before the first agent has come, the way to us may be closed for all of them, and nobody waits for this one in vain.
-    let until = state.first_session.map(|first| since.max(first) + EXPECTED_FOR);
-    if until.is_some_and(|until| now >= until) {
+    // Before the first agent has come, the way to us may be closed for all of them; but those who need no session do not wait for that for ever.
+    let until = state.first_session.map_or(since + FIRST_WITHIN, |first| since.max(first) + EXPECTED_FOR);
+    if now >= until {
         return Presence::Away;
     }
-    until.into_iter().for_each(|until| sooner(&mut gathered.again, until));
+    sooner(&mut gathered.again, until);
     Presence::Expected
 }
 

@@ -9,12 +9,12 @@ use super::{
     ask::At,
     facts::{Outage, PodFacts, key_of},
     gather::{Gathered, sooner},
-    object::Object,
+    object::{Key, Object},
     world::State,
 };
 use crate::{
     api::{Admitted, Holder, HolderKind},
-    plan::{Item, Kind},
+    plan::Item,
     planted,
     rules::{Evidence, Out, Who},
 };
@@ -42,8 +42,8 @@ pub enum Suspect {
         holder: Holder,
         /// The outages that have lasted for longer than the primitive's `ttl`, by node.
         lost_nodes: HashMap<String, Outage>,
-        /// Whether it is a member of a WaitGroup: then it is not over while it is merely suspended.
-        counted: bool,
+        /// What it holds.
+        key: Key,
     },
 }
 
@@ -100,11 +100,7 @@ pub fn look_again(state: &mut State, object: &Object, now: Instant, gathered: &m
         let Holder { namespace, name, uid, .. } = holder.clone();
         gathered.suspects.push(match holder.kind {
             HolderKind::Pod => Suspect::Pod { namespace, name, uid, lost_node: None },
-            HolderKind::Job => Suspect::Job {
-                holder: holder.clone(),
-                lost_nodes: lost_nodes(state, object, now),
-                counted: object.key().kind == Kind::WaitGroup,
-            },
+            HolderKind::Job => Suspect::Job { holder: holder.clone(), lost_nodes: lost_nodes(state, object, now), key: object.key() },
             HolderKind::Claim => continue,
         });
     }
@@ -128,11 +124,10 @@ pub fn examine(state: &mut State, object: &Object, holder: &Holder, at: At, gath
                 let lost = |seen: &PodFacts| seen.node.as_ref().is_some_and(|node| lost_nodes.contains_key(node));
                 state.pods.get(&pod.uid).is_some_and(|seen| !seen.ended && !lost(seen))
             };
-            // A member that is suspended is not done.
-            let counted = object.key().kind == Kind::WaitGroup;
-            let over = state.jobs.get(&holder.uid).is_none_or(|job| if counted { job.terminal } else { job.rests() });
+            let key = object.key();
+            let over = state.jobs.get(&holder.uid).is_none_or(|job| job.lets_go(&key));
             if over && (!holder.pods.iter().any(running) || planted::bug("job-over-without-its-pods")) {
-                gathered.suspects.push(Suspect::Job { holder: holder.clone(), lost_nodes, counted });
+                gathered.suspects.push(Suspect::Job { holder: holder.clone(), lost_nodes, key });
             }
         }
         // What ends a Claim's hold is the Claim.

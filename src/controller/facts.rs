@@ -14,7 +14,7 @@ use k8s_openapi::{
 use super::{object::Key, world::NamedJob};
 use crate::{
     api::{HolderKind, names},
-    plan::{self, Item, Plan, Subject},
+    plan::{self, Item, Kind, Plan, Subject},
     planted,
     rules::{
         PodRef, Seen, Who,
@@ -160,6 +160,13 @@ impl JobFacts {
     /// Whether it makes no Pods, now or ever, though it once did.
     pub fn rests(&self) -> bool {
         self.terminal || self.suspended
+    }
+
+    /// Whether its hold of this primitive ends when none of its Pods can run any more. A member of a WaitGroup is not done while it is merely suspended; one
+    /// that never started may have been edited since, and ask for something else now.
+    pub fn lets_go(&self, key: &Key) -> bool {
+        let edited = self.held_back && !self.items().any(|(named, _)| named == *key);
+        edited || if key.kind == Kind::WaitGroup { self.terminal } else { self.rests() }
     }
 
     /// All that its annotations say, with the primitives that they name.

@@ -39,6 +39,8 @@ pub struct Gathered {
     pub create: bool,
     /// Holders whose time is over: they are to be deleted.
     pub overdue: Vec<Overdue>,
+    /// Whether nothing can be decided yet: something was not looked for.
+    pub blind: bool,
     /// When the passing of time alone may change these facts.
     pub again: Option<Instant>,
 }
@@ -66,6 +68,7 @@ pub fn gather(state: &mut State, key: &Key, object: Option<&Object>, at: At) -> 
         arrival(key, &job.who, job.items(), job.outcome, job.owes, &mut gathered);
     }
     if let Some(gate) = object.filter(|object| object.key().kind == Kind::Gate) {
+        gathered.blind = observe::blind(state, gate);
         observe::gate(state, gate, &mut gathered.facts);
     }
     let pods: Vec<PodFacts> = state.pods_of.get(key).into_iter().flatten().filter_map(|uid| state.pods.get(uid)).cloned().collect();
@@ -172,6 +175,12 @@ mod tests {
         assert_eq!(presence(&mut state), [Presence::Expected, Presence::Expected]);
         tokio::time::advance(EXPECTED_FOR * 4).await;
         assert_eq!(presence(&mut state), [Presence::Expected, Presence::Expected], "nobody could come yet");
+        let mut alone = State::default();
+        alone.put_object(object.clone());
+        alone.put_pod(oldest.clone());
+        assert_eq!(presence(&mut alone), [Presence::Expected]);
+        tokio::time::advance(EXPECTED_FOR * 8).await;
+        assert_eq!(presence(&mut alone), [Presence::Away], "those who need no session are not held up for ever");
         state.open_session(&quick, Session::open().0);
         assert_eq!(presence(&mut state), [Presence::Expected, Presence::Here]);
         tokio::time::advance(EXPECTED_FOR).await;

@@ -12,6 +12,7 @@ use super::{
     examine::Suspect,
     facts::{self, JobFacts, Outage, PodFacts},
     gather::Unknown,
+    object::Key,
 };
 use crate::{
     api::{Holder, names},
@@ -72,22 +73,17 @@ impl Eye {
                 }
                 Ok(proven)
             }
-            Suspect::Job { holder, lost_nodes, counted } => self.prove_job_over(holder, lost_nodes, *counted).await,
+            Suspect::Job { holder, lost_nodes, key } => self.prove_job_over(holder, lost_nodes, key).await,
         }
     }
 
-    /// A Job's hold may end when the Job is terminal, suspended or gone and no Pod of it can still run, but for Pods on lost nodes. The order matters:
+    /// A Job's hold may end when the Job is terminal, suspended or gone (see [`JobFacts::lets_go`]) and no Pod of it can still run, but for Pods on lost nodes. The order matters:
     /// first the Job, which then makes no more Pods, then its Pods. (One that is resumed in between makes Pods, but each is let in by a write of its own,
     /// and that one and the release exclude each other.)
-    async fn prove_job_over(
-        &self,
-        holder: &Holder,
-        lost_nodes: &HashMap<String, Outage>,
-        counted: bool,
-    ) -> Result<Vec<Evidence>, kube::Error> {
+    async fn prove_job_over(&self, holder: &Holder, lost_nodes: &HashMap<String, Outage>, key: &Key) -> Result<Vec<Evidence>, kube::Error> {
         let Holder { namespace, name, uid, .. } = holder;
         let job = self.job(&Unknown { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() }).await?;
-        if job.as_ref().is_some_and(|job| if counted { !job.terminal } else { !job.rests() }) {
+        if job.as_ref().is_some_and(|job| !job.lets_go(key)) {
             return Ok(Vec::new());
         }
         let succeeded = job.and_then(|job| job.outcome).map(|outcome| outcome.succeeded);

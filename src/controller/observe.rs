@@ -24,6 +24,14 @@ pub fn gate(state: &State, object: &Object, facts: &mut Facts) {
     facts.cycle = rules::cycle(&start, waits_for).into_iter().map(names).collect();
 }
 
+/// Whether a Job that this Gate names was not looked for yet, as after a change of leader: it may have met its condition long ago.
+pub fn blind(state: &State, gate: &Object) -> bool {
+    let unknown = |condition: &Condition| {
+        key_of(condition).is_none() && !state.named_jobs.contains_key(&(condition.namespace.clone(), condition.name.clone()))
+    };
+    conditions(gate).iter().any(unknown)
+}
+
 /// What a Gate waits for; nothing, once it has opened or failed, or for other kinds.
 pub fn conditions(object: &Object) -> Vec<Condition> {
     match object.record() {
@@ -39,7 +47,7 @@ fn gate_of(condition: &Condition) -> Option<Key> {
 fn sight(state: &State, gate: &Object, condition: &Condition) -> Option<Sight> {
     let own = gate.namespace() == condition.namespace;
     let Some(key) = key_of(condition) else {
-        let job = state.named_jobs.get(&(condition.namespace.clone(), condition.name.clone()))?;
+        let job = state.named_jobs.get(&(condition.namespace.clone(), condition.name.clone()))?.as_ref()?;
         return Some(if own { Sight::There { uid: job.uid.clone(), seen: job.seen } } else { Sight::NotAllowed });
     };
     let seen = state.objects.get(&key)?;

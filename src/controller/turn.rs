@@ -9,6 +9,7 @@ use super::{
     ask::{self, At},
     ending,
     events::Note,
+    examine::Suspect,
     gather::{self, Gathered},
     object::{Key, NextStatus, Object},
     outcomes, starting,
@@ -64,6 +65,10 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
     for _ in 0..MOST_ATTEMPTS {
         let now = context.clock.now();
         let mut gathered = gather(context, key, Some(&object), now).await?;
+        if gathered.blind {
+            // What is looked for brings the next turn about.
+            return Ok(());
+        }
         prove(context, &mut gathered).await?;
         let mut decision = rules::decide(&object.primitive(), &gathered.facts, now);
         refuse_arrivals(&mut decision, &gathered);
@@ -186,7 +191,12 @@ async fn prove(context: &Context, gathered: &mut Gathered) -> Result<(), TurnErr
                     }
                     state.gone.insert(uid.clone());
                 }
-                Evidence::JobOver { uid } if state.jobs.get(uid).is_some_and(|job| !job.rests()) => state.remove_job(uid),
+                Evidence::JobOver { uid } => {
+                    let Suspect::Job { key, .. } = suspect else { continue };
+                    if state.jobs.get(uid).is_some_and(|job| !job.lets_go(key)) {
+                        state.remove_job(uid);
+                    }
+                }
                 _ => {}
             }
         }

@@ -64,8 +64,8 @@ pub struct State {
     pub settled: HashSet<(String, Key)>,
     /// Pods by the primitives that they name.
     pub pods_of: HashMap<Key, BTreeSet<String>>,
-    /// The Jobs that Gates wait for, by namespace and name, as far as they exist.
-    pub named_jobs: HashMap<(String, String), NamedJob>,
+    /// The Jobs that Gates wait for, by namespace and name, as far as they were looked for; `None` where there is none.
+    pub named_jobs: HashMap<(String, String), Option<NamedJob>>,
     /// Gates that wait, by the primitives and the Jobs that their conditions name.
     pub gates_on: HashMap<Named, BTreeSet<Key>>,
     /// Jobs by the primitives that they name.
@@ -188,10 +188,7 @@ impl State {
     /// A Job that Gates wait for was seen, or there is none of that name.
     pub fn put_named_job(&mut self, namespace: &str, name: &str, job: Option<NamedJob>) {
         let key = (namespace.to_owned(), name.to_owned());
-        match job {
-            Some(job) => drop(self.named_jobs.insert(key, job)),
-            None => drop(self.named_jobs.remove(&key)),
-        }
+        self.named_jobs.insert(key, job);
         let gates = self.gates_on.get(&Named::Job(namespace.to_owned(), name.to_owned())).into_iter().flatten().cloned();
         self.dirty.extend(gates);
     }
@@ -230,8 +227,15 @@ impl State {
 
     /// A Job was seen.
     pub fn put_job(&mut self, job: JobFacts) {
-        if self.jobs.get(&job.who.uid) == Some(&job) {
+        let known = self.jobs.get(&job.who.uid);
+        if known == Some(&job) {
             return;
+        }
+        // One that has not started may be edited.
+        let left: Vec<Key> = known.into_iter().flat_map(|known| known.items().map(|(key, _)| key)).collect();
+        for key in left {
+            forget(&mut self.jobs_of, &key, &job.who.uid);
+            self.dirty.insert(key);
         }
         for (key, _) in job.items() {
             self.jobs_of.entry(key.clone()).or_default().insert(job.who.uid.clone());

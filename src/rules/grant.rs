@@ -170,15 +170,20 @@ impl Room {
             return turn.refuse(asker, Refused::Unsuitable);
         }
         let patience = if inside && !planted::bug("deadline-counts-inside") { Patience::Forever } else { request.patience };
-        if let Patience::Until(deadline) = patience {
-            if turn.now >= deadline {
-                return turn.refuse(asker, Refused::TimedOut);
-            }
+        let over = matches!(patience, Patience::Until(deadline) if turn.now >= deadline);
+        if let Patience::Until(deadline) = patience
+            && !over
+        {
             turn.again(deadline);
         }
         let blocked_before = self.blocked;
         match self.obstacle(turn, request) {
+            // Who need not wait is let in, however long it was on its way here.
             None => self.let_in(turn, request),
+            Some(_) if over => {
+                self.blocked = blocked_before;
+                turn.refuse(asker, Refused::TimedOut);
+            }
             Some(why) if patience == Patience::Now && request.presence == Presence::Here && why != Why::TooYoung => {
                 self.blocked = blocked_before;
                 turn.refuse(asker, Refused::NotFree);

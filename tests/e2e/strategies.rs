@@ -177,20 +177,35 @@ async fn a_missing_mutex_is_made_where_somebody_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn those_without_a_session_go_through_all_their_steps() {
     let scene = taken("many_steps").await;
-    scene.create_mutex("first");
+    scene.create_mutex("ahead");
     scene.apply("apiVersion: konductor.io/v1\nkind: Barrier\nmetadata: {name: ready}\nspec: {expected: 1}\n");
-    let steps = "konductor.io/wait: barrier/ready, konductor.io/acquire: 'mutex/first, mutex/db;strategy=";
+    let steps = "konductor.io/wait: barrier/ready, konductor.io/acquire: 'mutex/ahead, mutex/db;strategy=";
     scene.apply(&scene.app("job").seconds(1).as_job(&format!("{steps}suspend'")));
     scene.apply(&scene.app("pod").seconds(1).as_pod(&format!("{steps}gate;priority=-1'")));
     let waiting = async || scene.run(&["get", "barrier", "ready", "-o", "jsonpath={.status.waiting}"]);
     scene.until("both wait for the Barrier", async || waiting().await == "2").await;
     scene.apply(&scene.app("opener").seconds(1).as_job("konductor.io/arrive: barrier/ready"));
-    scene.until_mutex_held_by("first", "job").await;
+    scene.until_mutex_held_by("ahead", "job").await;
     until_line_is(&scene, 1).await;
     scene.end("holder", "0");
     scene.until_jobs_complete(2).await;
     scene.until_succeeded("pod").await;
     one_after_the_other(&scene, &["holder", "job", "pod"]);
-    scene.until_mutex_free("first").await;
+    scene.until_mutex_free("ahead").await;
     scene.until_mutex_free("db").await;
+}
+
+/// What was taken for the old annotations must not be kept for the new ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_edited_while_it_is_held_back_gives_back_what_it_does_not_ask_for_any_more() {
+    let scene = taken("edited").await;
+    scene.create_mutex("ahead");
+    let with = |ahead: &str| scene.app("job").seconds(1).as_job(&format!("konductor.io/acquire: '{ahead}mutex/db;strategy=suspend'"));
+    scene.apply(&with("mutex/ahead, "));
+    scene.until_mutex_held_by("ahead", "job").await;
+    scene.apply(&with(""));
+    scene.until_mutex_free("ahead").await;
+    scene.end("holder", "0");
+    scene.until_jobs_complete(1).await;
+    one_after_the_other(&scene, &["holder", "job"]);
 }

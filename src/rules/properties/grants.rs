@@ -309,6 +309,14 @@ fn a_request_that_can_never_fit_stops_nobody() {
 }
 
 #[test]
+fn who_need_not_wait_is_let_in_however_late_it_comes() {
+    let late = |name: &str| Request { patience: Patience::Until(Timestamp::from_second(EPOCH + 1).unwrap()), ..pod_request(name, 1, 0) };
+    let decision = ask(&semaphore(1), &[late("first"), late("second")], &[], later());
+    assert_eq!(granted(&decision), ["first"]);
+    assert_eq!(decision.refused, [Refusal { asker: "second".to_owned(), why: Refused::TimedOut }]);
+}
+
+#[test]
 fn one_that_is_expected_keeps_its_place_and_one_that_is_away_is_passed() {
     let mut oldest = pod_request("oldest", 1, 9);
     oldest.presence = Presence::Expected;
