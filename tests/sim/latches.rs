@@ -15,6 +15,7 @@ use crate::{
     core::Core,
     judge::latch,
     people::skipped,
+    pod::Step,
     request::{Place, What},
 };
 
@@ -89,8 +90,8 @@ impl Core {
 
     /// A Pod whose acquire step has run, one that waits for a node, or a Job that waits: they have come as far as they can by themselves.
     fn has_started(&self, uid: &str) -> bool {
-        let ran = |pod: &crate::pod::Pod| pod.uid == uid || pod.job.as_deref() == Some(uid);
-        self.truth.people.get(uid).is_some_and(|person| person.job.is_none()) || self.truth.pods.values().any(ran)
+        let mut pods = self.truth.pods.values().filter(|pod| pod.uid == uid || pod.job.as_deref() == Some(uid)).peekable();
+        pods.peek().is_none() || pods.any(|pod| pod.runs > 0 || pod.step == Step::Unbound || pod.over())
     }
 
     /// It fails when its time is over, not before.
