@@ -20,7 +20,7 @@ pub fn bug(name: &str) -> bool {
 
 /// All of them.
 #[cfg(feature = "planted-bugs")]
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 30] = [
     "status-without-version",
     "blind-retry-after-conflict",
     "granted-before-written",
@@ -41,6 +41,16 @@ pub const ALL: [&str; 20] = [
     "deadline-counts-inside",
     "looks-at-a-cache",
     "webhook-drops-restart-policy",
+    "barrier-counts-arrivals",
+    "freed-before-recorded",
+    "reader-passes-writer",
+    "once-forgets-success",
+    "once-takes-failure-for-success",
+    "done-while-a-member-runs",
+    "gate-takes-failed-for-complete",
+    "gate-forgets-what-is-gone",
+    "gate-lifted-before-it-holds",
+    "resumed-before-it-holds",
 ];
 
 /// A status write that the last writer wins.

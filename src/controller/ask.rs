@@ -16,6 +16,7 @@ use super::{
 use crate::{
     api::{Holder, HolderKind},
     plan::{Item, Kind, On, OnConflict, OnTimeout, Plan, Role, Strategy},
+    planted,
     rules::{Latch, Participant, Patience, PodRef, Presence, Record, Request, Waiter, Who, evidence::AcquireStep},
 };
 
@@ -80,6 +81,9 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
     if session.is_none() {
         moved_on(state, pod.uid(), &next, key);
     }
+    if pod.gated && planted::bug("gate-lifted-before-it-holds") {
+        gathered.ready.push(pod.who.clone());
+    }
     if next != *key {
         return false;
     }
@@ -132,6 +136,9 @@ pub fn job(state: &mut State, key: &Key, job: &JobFacts, at: At, gathered: &mut 
         moved_on(state, &job.who.uid, next, key);
     }
     match found {
+        Some((next, item)) if planted::bug("resumed-before-it-holds") && next == *key && item.role.lasts() => {
+            gathered.ready.push(job.who.clone())
+        }
         None => gathered.ready.push(job.who.clone()),
         Some((next, item)) if next == *key => {
             let asker = Asker {

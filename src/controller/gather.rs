@@ -17,6 +17,7 @@ use super::{
 use crate::{
     api::HolderKind,
     plan::{Item, Kind, On, Role},
+    planted,
     rules::{Facts, Participant, Who, evidence::AcquireStep},
 };
 
@@ -83,6 +84,8 @@ pub fn gather(state: &mut State, key: &Key, object: Option<&Object>, at: At) -> 
     for pod in &pods {
         if pod.job.is_none() {
             arrival(key, &pod.who, pod.items(), pod.outcome, pod.owes, &mut gathered);
+        } else if planted::bug("barrier-counts-arrivals") {
+            arrival(key, &pod.who, pod.items(), pod.outcome, true, &mut gathered);
         }
         if !ask::pod(state, key, object, pod, at, &mut gathered) && object.is_some_and(|object| strayed(state, object, pod)) {
             gathered.strays.push(pod.clone());

@@ -1,7 +1,7 @@
 //! Watches: what the API server says about primitives, Claims, Pods, Jobs and nodes goes into the picture.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt::Debug,
     sync::Arc,
     time::Duration,
@@ -122,9 +122,10 @@ pub fn start(client: &Client, world: &Arc<World>) -> Sources {
 
 /// Follows each Job that a Gate waits for, for as long as one does: any Job can be named, and there may be very many others.
 async fn named_jobs(client: Client, world: Arc<World>) {
-    let mut followed: HashMap<(String, String), AbortOnDropHandle<()>> = HashMap::new();
+    // In the order of their names, so that a simulated run can be repeated.
+    let mut followed: BTreeMap<(String, String), AbortOnDropHandle<()>> = BTreeMap::new();
     loop {
-        let wanted: HashSet<(String, String)> = {
+        let wanted: BTreeSet<(String, String)> = {
             let state = world.lock();
             let job = |named: &Named| match named {
                 Named::Job(namespace, name) => Some((namespace.clone(), name.clone())),

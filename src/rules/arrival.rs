@@ -1,7 +1,7 @@
 //! What is counted: arrivals at a Barrier, members of a WaitGroup. Each participant counts once, however often it retries.
 
 use super::{Barrier, Latch, Participant, Record, Settled, Settlement, Turn};
-use crate::api::HolderKind;
+use crate::{api::HolderKind, planted};
 
 /// Counts who arrived at a Barrier, opens it when they are enough, and fails it when its time is over before that.
 ///
@@ -60,7 +60,8 @@ fn same(a: &Participant, b: &Participant) -> bool {
 
 /// Sees whether the last member of a WaitGroup is done. Before the first one there is nothing to be done.
 pub(super) fn tally(turn: &mut Turn<'_>, had_members: bool) {
-    let joined = !turn.decision.holders.is_empty();
+    let early = planted::bug("done-while-a-member-runs") && !turn.decision.released.is_empty();
+    let joined = !turn.decision.holders.is_empty() && !early;
     let Record::WaitGroup(group) = &mut turn.decision.record else { return };
     if group.done_at.is_none() && group.added == 0 && !joined && had_members {
         group.done_at = Some(turn.now);

@@ -1,7 +1,7 @@
 //! What happens once: a Gate opens, a Once is executed. Neither is undone but by hand, in a new round.
 
 use super::{ByHand, Condition, Executed, Latch, Record, Standing, Turn, Who};
-use crate::api::Holder;
+use crate::{api::Holder, planted};
 
 /// Looks at a Gate's conditions, opens it when all are met, and fails it when its time is over before that. What somebody did by hand goes first.
 pub(super) fn look(turn: &mut Turn<'_>) {
@@ -51,7 +51,8 @@ pub(super) fn execute(turn: &mut Turn<'_>) {
     let began = turn.decision.round.began.as_second();
     let success = turn.decision.released.iter().find(|release| {
         // One that began in an earlier round did that round's work.
-        release.outcome == Some(true) && release.holder.since.0.as_second() >= began
+        let well = release.outcome == Some(true) || (release.outcome == Some(false) && planted::bug("once-takes-failure-for-success"));
+        well && release.holder.since.0.as_second() >= began && !planted::bug("once-forgets-success")
     });
     if let (None, Some(release)) = (&once.executed, success) {
         let Holder { kind, namespace, name, uid, .. } = release.holder.clone();

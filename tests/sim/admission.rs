@@ -11,19 +11,29 @@ use crate::{core::Core, request::What, truth::NAMESPACE};
 impl Core {
     /// A Pod or Job as it goes into the cluster.
     pub fn admitted(&mut self, what: What, mut object: Value) -> Value {
+        let default_release = if self.chance.coin() { Release::Hook } else { Release::Controller };
+        let (api_version, kind) = what.types();
+        object["apiVersion"] = api_version.into();
+        object["kind"] = kind.into();
+        self.let_in(default_release, object, None)
+    }
+
+    /// A Job as it is after it was changed.
+    pub fn readmitted(&mut self, before: &Value, after: Value) -> Value {
+        self.let_in(Release::Hook, after, Some(before))
+    }
+
+    fn let_in(&mut self, default_release: Release, object: Value, old: Option<&Value>) -> Value {
         let settings = Settings {
             image: "konductor".to_owned(),
             image_pull_policy: "IfNotPresent".to_owned(),
             server_name: "konductor-coordinator.konductor-system.svc".to_owned(),
             server_address: "10.96.0.7:443".to_owned(),
             ca_pem: "pem".to_owned(),
-            default_release: if self.chance.coin() { Release::Hook } else { Release::Controller },
+            default_release,
             resources: Resources::default(),
         };
-        let (api_version, kind) = what.types();
-        object["apiVersion"] = api_version.into();
-        object["kind"] = kind.into();
-        match inject(&settings, &Request { namespace: NAMESPACE, object: &object, old: None }) {
+        match inject(&settings, &Request { namespace: NAMESPACE, object: &object, old }) {
             Ok(outcome) => outcome.object,
             Err(refusal) => {
                 self.violation("admission", format!("{refusal}"));

@@ -151,6 +151,8 @@ async fn session(sim: &Arc<Sim>, uid: &str, run: u64) -> Option<()> {
                     sim.lock().refused(uid, run, reason);
                     return Some(());
                 }
+                // No command is wrapped here.
+                Progress::Skipped { message } => sim.lock().violation("skipped", format!("{uid}: {message}")),
                 Progress::Waiting { .. } | Progress::Heartbeat => {}
             }
         }

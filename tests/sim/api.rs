@@ -14,6 +14,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::{
     core::Core,
+    limits,
     request::{Answer, Asked, Change, Place, What, Writer},
 };
 
@@ -33,27 +34,6 @@ pub fn primitive(what: What, value: &Value) -> Option<Object> {
         What::Gates => read::<Gate>(value),
         What::Claims | What::Pods | What::Jobs | What::Nodes | What::Leases | What::Reviews | What::Events => None,
     }
-}
-
-/// The validation rules of our CRDs, as far as they compare numbers.
-fn limits(what: What, before: &Value, after: &Value) -> Result<(), String> {
-    let holders = |object: &Value| object["status"]["holders"].as_array().cloned().unwrap_or_default();
-    let before_token = before["status"]["lastToken"].as_i64();
-    let new = holders(after);
-    if before_token.is_some_and(|token| after["status"]["lastToken"].as_i64().is_none_or(|next| next < token)) {
-        return Err("status.lastToken never goes back".into());
-    }
-    if matches!(what, What::Mutexes | What::OurLeases | What::Onces) && new.len() > 1 {
-        return Err("there is at most one holder".into());
-    }
-    if what == What::Semaphores {
-        let sum: i64 = new.iter().map(|holder| holder["permits"].as_i64().unwrap_or(1)).sum();
-        let all_old = before_token.is_some_and(|token| new.iter().all(|holder| holder["token"].as_i64().is_some_and(|own| own <= token)));
-        if sum > after["spec"]["permits"].as_i64().unwrap_or(0) && !all_old {
-            return Err("the holders' permits exceed spec.permits".into());
-        }
-    }
-    Ok(())
 }
 
 pub fn merge(target: &mut Value, patch: &Value) {
@@ -164,11 +144,24 @@ impl Core {
         let bound = place.0 == What::Pods && object["spec"]["nodeName"].is_string() && grace != Some(0);
         if finalized(&object) && !bound {
             self.commit(writer, place, None);
-        } else if !deleting(&object) {
-            object["metadata"]["deletionTimestamp"] = self.server_time().strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
+            return;
+        }
+        let before = object.clone();
+        if !deleting(&object) {
+            object["metadata"]["deletionTimestamp"] = self.date_of(self.server_time()).into();
             object["metadata"]["generation"] = (object["metadata"]["generation"].as_i64().unwrap_or(1) + 1).into();
+        }
+        if place.0 == What::Pods && !bound {
+            object["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+        }
+        if object != before {
             self.commit(writer, place, Some(object));
         }
+    }
+
+    /// A moment as objects show it: to the second.
+    pub fn date_of(&self, time: jiff::Timestamp) -> String {
+        time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
     }
 
     /// Executes a request that has arrived.
@@ -252,7 +245,15 @@ impl Core {
         for field in ["uid", "resourceVersion", "creationTimestamp"] {
             after["metadata"][field] = before["metadata"][field].clone();
         }
-        if deleting(&after) && finalized(&after) && place.0.is_primitive() {
+        if place.0 == What::Jobs && after["spec"]["suspend"] != before["spec"]["suspend"] {
+            after = self.readmitted(&before, after);
+        }
+        // The last finalizer was what kept it. (A Pod goes when its kubelet has seen to it, too.)
+        let lingers = place.0 == What::Pods && after["metadata"]["deletionGracePeriodSeconds"] != 0;
+        if deleting(&after) && finalized(&after) && !finalized(&before) && !lingers {
+            if let Err(words) = limits::check(place.0, &before, &after) {
+                return Answer::problem(422, "Invalid", &words);
+            }
             after["metadata"]["resourceVersion"] = self.revision.to_string().into();
             self.commit(writer, place, None);
             return Answer::ok(after);
@@ -261,9 +262,7 @@ impl Core {
     }
 
     fn store(&mut self, writer: Writer, place: &Place, before: &Value, after: Value) -> Answer {
-        if place.0.is_primitive()
-            && let Err(words) = limits(place.0, before, &after)
-        {
+        if let Err(words) = limits::check(place.0, before, &after) {
             return Answer::problem(422, "Invalid", &words);
         }
         // What changes nothing makes no revision.

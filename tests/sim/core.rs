@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    api::deleting,
+    cast::{self, Named},
     chance::Chance,
     judge::Judge,
     process::Process,
@@ -98,11 +98,25 @@ pub struct Stats {
     pub losses: u64,
     pub crashes: u64,
     pub waits: u64,
+    /// Arrivals that were counted, and Barriers that opened.
+    pub arrivals: u64,
+    pub opened: u64,
+    /// Gates that opened.
+    pub gates: u64,
+    /// Onces that were executed.
+    pub executions: u64,
+    /// WaitGroups that were done.
+    pub done: u64,
+    /// Jobs that were left out, Jobs that were resumed, Pods that got a node.
+    pub skips: u64,
+    pub resumed: u64,
+    pub ungated: u64,
 }
 
 impl Stats {
     pub fn add(&mut self, other: &Self) {
-        let Self { operations, conflicts, ambiguous, takeovers, grants, releases, losses, crashes, waits } = other;
+        let Self { operations, conflicts, ambiguous, takeovers, grants, releases, losses, crashes, waits, .. } = other;
+        let Self { arrivals, opened, gates, executions, done, skips, resumed, ungated, .. } = other;
         self.operations += operations;
         self.conflicts += conflicts;
         self.ambiguous += ambiguous;
@@ -112,6 +126,14 @@ impl Stats {
         self.losses += losses;
         self.crashes += crashes;
         self.waits += waits;
+        self.arrivals += arrivals;
+        self.opened += opened;
+        self.gates += gates;
+        self.executions += executions;
+        self.done += done;
+        self.skips += skips;
+        self.resumed += resumed;
+        self.ungated += ungated;
     }
 }
 
@@ -133,6 +155,8 @@ impl Trace {
 }
 
 pub struct Core {
+    /// The primitives of this run.
+    pub cast: Vec<Named>,
     pub chance: Chance,
     pub began: Instant,
     /// How far the API server's clock was stepped forward.
@@ -168,7 +192,9 @@ impl Core {
     pub fn new(seed: u64, traced: bool) -> Self {
         let mut chance = Chance::new(seed);
         let faults = Faults::drawn(&mut chance);
+        let cast = cast::drawn(&mut chance);
         Self {
+            cast,
             chance,
             began: Instant::now(),
             skew: Duration::ZERO,
@@ -241,11 +267,13 @@ impl Core {
             && place.0 != What::Leases
         {
             self.last_write = Some(Instant::now());
-            if place.0 == What::Pods && after.is_none_or(deleting) && !before.is_some_and(deleting) {
-                self.judge_kill(before);
+            if matches!(place.0, What::Pods | What::Jobs) {
+                self.judge_deed(place.0, before, after);
             }
         }
         self.truth.seen_by_api(place, before, after);
+        self.end_shown(place, after);
+        self.finished(place, after);
         if place.0.is_primitive() {
             self.judge_revision(writer, place, before, after);
         }

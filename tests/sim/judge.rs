@@ -1,26 +1,55 @@
-//! The judge: looks at every committed revision of a primitive and at every start of an app, and compares them with the truth and the promises.
+//! The judge: looks at every committed revision of a primitive, and compares it with the truth and the promises. What else is judged: `latches` (what
+//! primitives record), `line` (who comes first), `told` (what agents are told and do), `debts` (what konductor does to Pods and Jobs), `rest` (the end).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use konductor::{
-    api::{Holder, HolderKind},
+    api::{Holder, HolderKind, Mode},
     controller::object::{Key, Object},
-    coordinator::protocol::Reason,
+    plan::Kind,
+    rules::{Latch, Record, WHOLE},
 };
 use serde_json::Value;
 use tokio::time::{Duration, Instant};
 
 use crate::{
     api::{deleting, primitive},
+    cast::what_of,
     cluster::{condition, suspended},
     core::Core,
-    pod::{Pod, Step},
+    people::held_back,
+    pod::Pod,
     request::{Place, What, Writer},
     truth::NAMESPACE,
 };
 
 /// What was sent may arrive this much later.
-const LATE: Duration = Duration::from_secs(60);
+pub const LATE: Duration = Duration::from_secs(60);
+
+/// When something was last so, name by name.
+#[derive(Default)]
+pub struct Spans(BTreeMap<Key, (Instant, Option<Instant>)>);
+
+impl Spans {
+    fn set(&mut self, key: &Key, is: bool) {
+        let now = Instant::now();
+        match (self.0.get_mut(key), is) {
+            (Some((_, None)), true) | (None, false) => {}
+            (Some((_, until)), false) => drop(until.get_or_insert(now)),
+            (_, true) => drop(self.0.insert(key.clone(), (now, None))),
+        }
+    }
+
+    /// Since when it is so; `None` if it is not.
+    pub fn since(&self, key: &Key) -> Option<Instant> {
+        self.0.get(key).filter(|(_, until)| until.is_none()).map(|(since, _)| *since)
+    }
+
+    /// Whether it was so at any moment from then on.
+    pub fn after(&self, key: &Key, from: Instant) -> bool {
+        self.0.get(key).is_some_and(|(_, until)| until.is_none_or(|until| until >= from))
+    }
+}
 
 /// What the judge remembers.
 #[derive(Default)]
@@ -29,9 +58,21 @@ pub struct Judge {
     /// The largest token that was ever handed out under a name.
     tokens: BTreeMap<Key, i64>,
     /// The largest capacity that a name ever had.
-    capacity: BTreeMap<Key, i64>,
+    pub capacity: BTreeMap<Key, i64>,
     /// Since when a Pod has held.
-    held: BTreeMap<(Key, String), Instant>,
+    pub held: BTreeMap<(Key, String), Instant>,
+    /// Barriers and Gates that are open, WaitGroups that are done, Onces that are executed.
+    pub open: Spans,
+    /// Barriers and Gates that have failed.
+    pub failed: Spans,
+    /// What somebody holds.
+    pub busy: Spans,
+    /// What does not exist.
+    pub absent: Spans,
+    /// Who was ever on record as arrived, by Barrier.
+    pub arrived: BTreeSet<(Key, String)>,
+    /// What finished for good, by UID: `Complete`, `Failed`, `Open`, `Done`.
+    pub finished: BTreeSet<(String, &'static str)>,
     /// Since when nothing has gone wrong any more.
     pub calm_since: Option<Instant>,
 }
@@ -55,20 +96,41 @@ pub fn summary(value: &Value) -> String {
         .collect();
     let meta = &value["metadata"];
     let going = if deleting(value) { " deleting" } else { "" };
+    let arrivals: Vec<&str> =
+        value["status"]["arrivals"].as_array().into_iter().flatten().filter_map(|arrival| arrival["uid"].as_str()).collect();
+    let phase = value["status"]["phase"].as_str().unwrap_or_default();
+    let arrivals = if arrivals.is_empty() { String::new() } else { format!(" arrived {}", arrivals.join(" ")) };
     let kept = if meta["finalizers"].as_array().is_none_or(Vec::is_empty) { "" } else { " kept" };
-    format!(" v{} [{}]{kept}{going}", meta["resourceVersion"].as_str().unwrap_or("?"), holders.join(", "))
+    format!(" v{} {phase} [{}]{arrivals}{kept}{going}", meta["resourceVersion"].as_str().unwrap_or("?"), holders.join(", "))
 }
 
 /// The hold that lets a Pod run: its own, or that of the Job under which it was let in.
-fn hold_of<'a>(object: &'a Object, pod: &Pod) -> Option<(&'a Holder, i64)> {
+pub fn hold_of<'a>(object: &'a Object, pod: &Pod) -> Option<(&'a Holder, i64)> {
     object.holders().iter().find_map(|holder| match holder.kind {
         HolderKind::Pod | HolderKind::Claim => (holder.uid == pod.uid).then_some((holder, holder.token)),
         HolderKind::Job => holder.pods.iter().find(|admitted| admitted.uid == pod.uid).map(|admitted| (holder, admitted.token)),
     })
 }
 
+/// What a hold takes of the capacity.
+pub fn weight(holder: &Holder) -> i64 {
+    i64::from(if holder.mode == Some(Mode::Write) { WHOLE } else { holder.permits })
+}
+
+/// Whether those who wait for it may go on.
+pub fn latch(object: &Object) -> Latch {
+    let open = |open: bool| if open { Latch::Open } else { Latch::Shut };
+    match object.record() {
+        Record::Barrier(barrier) => barrier.state,
+        Record::Gate(gate) => gate.state,
+        Record::Once(once) => open(once.executed.is_some()),
+        Record::WaitGroup(group) => open(group.done_at.is_some()),
+        Record::Missing | Record::Grants => Latch::Shut,
+    }
+}
+
 /// Whether a Job's fate is decided: it makes no Pods any more.
-fn decided(job: &Value) -> bool {
+pub fn decided(job: &Value) -> bool {
     ["SuccessCriteriaMet", "Complete", "FailureTarget", "Failed"].into_iter().any(|kind| condition(job, kind))
 }
 
@@ -93,11 +155,7 @@ impl Core {
 
     /// A primitive as it is in the API now.
     pub fn primitive(&self, key: &Key) -> Option<Object> {
-        let what = match key.kind {
-            konductor::plan::Kind::Mutex => What::Mutexes,
-            konductor::plan::Kind::Semaphore => What::Semaphores,
-            kind => unreachable!("the simulator has no {kind}"),
-        };
+        let what = what_of(key.kind);
         primitive(what, self.get(what, &key.namespace, &key.name)?)
     }
 
@@ -106,7 +164,8 @@ impl Core {
         let new = after.and_then(|after| primitive(place.0, after));
         let Some(some) = new.as_ref().or(old.as_ref()) else { return self.violation("schema", format!("{place:?} cannot be read")) };
         let key = some.key();
-        let capacity = i64::from(some.capacity());
+        let members = key.kind == Kind::WaitGroup;
+        let capacity = if members { i64::MAX } else { i64::from(some.capacity()) };
         let most = self.judge.capacity.entry(key.clone()).or_insert(capacity);
         *most = capacity.max(*most);
         let none: &[Holder] = &[];
@@ -116,11 +175,17 @@ impl Core {
         self.judge_tokens(&key, &old_holders, &new_holders);
         let granted: Vec<&Holder> =
             new_holders.iter().filter(|holder| !old_holders.iter().any(|old| old.uid == holder.uid && old.token == holder.token)).collect();
-        let held: i64 = new_holders.iter().map(|holder| i64::from(holder.permits)).sum();
+        let held: i64 = new_holders.iter().map(weight).sum();
         if !granted.is_empty() && held > capacity {
             self.violation("1 (capacity)", format!("{key} has {held} of {capacity} permits held, and somebody new among the holders"));
         }
         self.stats.grants += granted.len() as u64;
+        self.judge.absent.set(&key, new.is_none());
+        self.judge.busy.set(&key, !new_holders.is_empty());
+        let latch = new.as_ref().map(latch);
+        self.judge.open.set(&key, latch == Some(Latch::Open));
+        self.judge.failed.set(&key, latch == Some(Latch::Failed));
+        self.judge_record(old.as_ref(), new.as_ref());
         for holder in &old_holders {
             match new_holders.iter().find(|new| new.uid == holder.uid && new.token == holder.token) {
                 None => {
@@ -138,7 +203,7 @@ impl Core {
         for uid in new_holders.iter().flat_map(|holder| pods_of(holder).into_iter().chain([holder.uid.clone()])) {
             self.judge.held.entry((key.clone(), uid)).or_insert_with(Instant::now);
         }
-        if let (Writer::Process { process, sent }, Some(object)) = (writer, &new) {
+        if let (Writer::Process { process, sent }, Some(object), false) = (writer, &new, members) {
             for holder in granted {
                 self.judge_order(process, sent, object, &new_holders, holder);
             }
@@ -170,9 +235,11 @@ impl Core {
     fn judge_release(&mut self, key: &Key, holder: &Holder, ttl: Duration) {
         self.judge.held.remove(&(key.clone(), holder.uid.clone()));
         if holder.kind == HolderKind::Job {
-            // One that is resumed while the release is under way makes Pods that ask anew.
-            let suspended = self.truth.suspended.get(&holder.uid).is_some_and(|at| at.elapsed() < LATE);
-            if !suspended && self.job_runs(&holder.uid) {
+            // One that is resumed while the release is under way makes Pods that ask anew. But a member that is suspended is not done.
+            let members = key.kind == Kind::WaitGroup;
+            let suspended = !members && self.truth.suspended.get(&holder.uid).is_some_and(|at| at.elapsed() < LATE);
+            let goes_on = if members { self.job_goes_on(&holder.uid) } else { self.job_runs(&holder.uid) || self.job_waits(&holder.uid) };
+            if !suspended && goes_on {
                 self.violation("3 (evidence)", format!("{key} was taken from job {} which goes on", holder.uid));
             }
         }
@@ -210,77 +277,6 @@ impl Core {
         }
     }
 
-    /// Promise 6: nobody is let in past somebody who is there, waits for the same and comes first.
-    fn judge_order(&mut self, process: usize, sent: Instant, object: &Object, holders: &[Holder], granted: &Holder) {
-        let key = object.key();
-        let margin = self.margin();
-        // Those who slept through it have yet to hear of everything.
-        if self.jumped.is_some_and(|at| at.elapsed() < LATE) {
-            return;
-        }
-        let Some(first) = self.truth.pods.values().find(|pod| pods_of(granted).contains(&pod.uid)) else { return };
-        let rank = |pod: &Pod| {
-            let want = pod.wants.iter().find(|want| want.key == key)?;
-            Some((std::cmp::Reverse(want.priority), pod.created.clone(), pod.holder_uid().to_owned(), pod.uid.clone()))
-        };
-        let Some(granted_rank) = rank(first) else { return };
-        let passed: Option<String> = self
-            .truth
-            .pods
-            .values()
-            .filter(|pod| {
-                matches!(pod.step, Step::Acquiring(_)) && pod.ending.is_none() && self.may_ask(pod) && self.reachable(pod, margin)
-            })
-            .filter(|pod| !self.sees_an_old_outage(process, pod, margin))
-            .filter(|pod| pod.session.is_some_and(|session| session.process == process && session.since + margin <= sent))
-            .filter(|pod| holders.iter().all(|holder| holder.uid != pod.holder_uid() && !pods_of(holder).contains(&pod.uid)))
-            .filter(|pod| {
-                let settled =
-                    |want: &Key| self.judge.held.get(&(want.clone(), pod.uid.clone())).is_some_and(|since| *since + margin <= sent);
-                let next = pod.wants.iter().find(|want| !settled(&want.key));
-                next.is_some_and(|want| want.key == key && want.timeout.is_none() && want.permits <= object.capacity())
-            })
-            .find(|pod| rank(pod).is_some_and(|rank| rank < granted_rank))
-            .map(|pod| pod.uid.clone());
-        if let Some(passed) = passed {
-            self.violation("6 (order)", format!("{key} went to {} past {passed}, which was first in line", granted.uid));
-        }
-    }
-
-    /// Promise 6, too: a Job that holds has waited; its next Pod is not turned away for being late.
-    pub fn judge_refused(&mut self, uid: &str, reason: Reason) {
-        let margin = self.margin();
-        let Some(pod) = self.truth.pods.get(uid).filter(|pod| !pod.orphaned).cloned() else { return };
-        let Some(job) = pod.job.as_ref().filter(|job| reason == Reason::TimedOut && self.job_goes_on(job)) else { return };
-        let shown = |want: &Key| self.primitive(want).and_then(|object| token_of(&object, &pod)).is_some();
-        let Some(next) = pod.wants.iter().find(|want| !shown(&want.key)) else { return };
-        if self.judge.held.get(&(next.key.clone(), job.clone())).is_some_and(|since| since.elapsed() > margin) {
-            self.violation("6 (refused)", format!("{uid} was refused for its Job's deadline, though {job} holds {}", next.key));
-        }
-    }
-
-    /// Whether nothing has been the matter with a Pod's node for a while.
-    fn reachable(&self, pod: &Pod, margin: Duration) -> bool {
-        let name = format!("node-{}", pod.node);
-        self.truth.nodes.get(pod.node).is_none_or(|node| node.silent.is_none())
-            && !self.unreachable.contains_key(&name)
-            && self.outages.get(&name).is_none_or(|(ended, _)| ended.elapsed() > margin)
-    }
-
-    /// Whether a controller whose watch of nodes stalls, or did a moment ago, may still take this Pod's node for unreachable.
-    fn sees_an_old_outage(&self, process: usize, pod: &Pod, margin: Duration) -> bool {
-        let stalled = self.processes.get(process).and_then(|process| process.stalled.get(&What::Nodes));
-        stalled.is_some_and(|until| *until + margin > Instant::now()) && self.outages.contains_key(&format!("node-{}", pod.node))
-    }
-
-    /// How long a fact may take to reach a decision.
-    fn margin(&self) -> Duration {
-        let faults = &self.faults;
-        let calm = self.judge.calm_since.is_some_and(|since| since.elapsed() > Duration::from_secs(30));
-        let quick = faults.slow + faults.lost_on_the_way + faults.lost_after + faults.refused + faults.cut + faults.watch_slow == 0;
-        if calm || quick { Duration::from_secs(3) } else { Duration::from_secs(45) }
-    }
-
     /// Whether the API shows nothing that keeps this Pod from asking.
     pub fn may_ask(&self, pod: &Pod) -> bool {
         let object = self.get(What::Pods, NAMESPACE, &pod.name).filter(|object| object["metadata"]["uid"] == pod.uid.as_str());
@@ -294,88 +290,13 @@ impl Core {
         self.all(What::Jobs).find(|job| job["metadata"]["uid"] == uid).is_some_and(|job| !decided(job))
     }
 
+    /// Whether a Job waits, suspended by konductor.
+    pub fn job_waits(&self, uid: &str) -> bool {
+        self.all(What::Jobs).find(|job| job["metadata"]["uid"] == uid).is_some_and(|job| !decided(job) && held_back(job))
+    }
+
     /// Whether a Job goes on and may have Pods.
     pub fn job_runs(&self, uid: &str) -> bool {
         self.all(What::Jobs).find(|job| job["metadata"]["uid"] == uid).is_some_and(|job| !decided(job) && !suspended(job))
-    }
-
-    /// An agent was told that its Pod holds: it must be so now, or have been lost since it asked.
-    /// Says whether it holds all that it asked for.
-    pub fn judge_told(&mut self, pod: &Pod, since: Instant) -> bool {
-        let mut all = true;
-        for want in &pod.wants {
-            let shown = self.primitive(&want.key).and_then(|object| token_of(&object, pod));
-            let name = format!("{}/{}", want.key.kind, want.key.name);
-            let told = pod.told.iter().find(|token| token.target.ends_with(&want.key.name)).map(|token| token.token);
-            let lost_since = pod.removed || pod.excused.is_some_and(|at| at >= since);
-            all &= shown.is_some();
-            if (shown.is_none() || shown != told) && !lost_since {
-                self.violation("1 (told)", format!("{} was told token {told:?} of {name}, which shows {shown:?} for it", pod.uid));
-            }
-        }
-        all
-    }
-
-    /// An app starts: it must hold, and nobody may run that excludes it.
-    pub fn judge_app_start(&mut self, pod: &Pod) {
-        if pod.removed || pod.excused.is_some() {
-            return;
-        }
-        for want in &pod.wants {
-            if self.primitive(&want.key).and_then(|object| token_of(&object, pod)).is_none() {
-                self.violation("3 (holds)", format!("the app of {} starts without {}", pod.uid, want.key));
-            }
-            let object = self.primitive(&want.key);
-            let under = |pod: &Pod| {
-                let hold = object.as_ref().and_then(|object| hold_of(object, pod));
-                hold.map_or_else(|| pod.holder_uid().to_owned(), |(holder, _)| holder.uid.clone())
-            };
-            let mut running: BTreeMap<String, i64> = BTreeMap::from([(under(pod), i64::from(want.permits))]);
-            let runs = |pod: &&Pod| matches!(pod.step, Step::Running(_)) && !pod.removed && pod.excused.is_none();
-            for other in self.truth.pods.values().filter(runs) {
-                if let Some(same) = other.wants.iter().find(|other| other.key == want.key) {
-                    running.insert(under(other), i64::from(same.permits));
-                }
-            }
-            let capacity = self.judge.capacity.get(&want.key).copied().unwrap_or(0);
-            let sum: i64 = running.values().sum();
-            if sum > capacity {
-                let words = format!("apps with {sum} of {capacity} permits of {} run at once: {running:?}", want.key);
-                self.violation("1 (capacity)", words);
-            }
-            let twin = self
-                .truth
-                .pods
-                .values()
-                .filter(runs)
-                .find(|other| other.uid != pod.uid && other.job.is_some() && other.job == pod.job && !pod.orphaned);
-            if let Some(twin) = twin.filter(|_| !pod.shared) {
-                let words = format!("{} of a Job that holds starts while its predecessor {} runs", pod.uid, twin.uid);
-                self.violation("3 (predecessor)", words);
-            }
-        }
-    }
-
-    /// konductor deletes a Pod: only one that runs without the hold that was taken from it.
-    pub fn judge_kill(&mut self, object: Option<&Value>) {
-        let uid = object.and_then(|object| object["metadata"]["uid"].as_str()).unwrap_or_default();
-        let Some(pod) = self.truth.pods.get(uid).cloned() else { return };
-        let holds = |key: &Key| self.primitive(key).is_some_and(|object| token_of(&object, &pod).is_some());
-        // What was decided when its hold was taken may arrive when it has got another one.
-        let taken = pod.taken.is_some_and(|at| at.elapsed() < LATE);
-        if !taken && pod.excused.is_none() && pod.alive() && pod.wants.iter().all(|want| holds(&want.key)) {
-            self.violation("3 (kill)", format!("{uid} was deleted although it holds all that it asked for"));
-        }
-    }
-
-    /// A sidecar was told that its Pod holds: that must be so now, or have been lost since it asked.
-    pub fn judge_verified(&mut self, uid: &str, since: Instant) {
-        let Some(pod) = self.truth.pods.get(uid).cloned() else { return };
-        let lost = pod.removed || pod.over() || pod.excused.is_some_and(|at| at >= since);
-        for want in &pod.wants {
-            if self.primitive(&want.key).and_then(|object| token_of(&object, &pod)).is_none() && !lost {
-                self.violation("1 (verified)", format!("{uid} was told that it holds {}, which is not so", want.key));
-            }
-        }
     }
 }

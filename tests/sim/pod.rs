@@ -1,25 +1,17 @@
 //! A Pod as it really is on its node, and the status that its kubelet would report.
 
-use konductor::{api::names, controller::object::Key, coordinator::protocol::Token};
+use konductor::{api::names, coordinator::protocol::Token};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::truth::NAMESPACE;
-
-/// One primitive that a Pod wants to hold.
-#[derive(Clone, Debug)]
-pub struct Want {
-    pub key: Key,
-    pub permits: i32,
-    pub priority: i32,
-    /// After this many milliseconds from the holder's creation.
-    pub timeout: Option<u64>,
-}
+use crate::{people::Want, truth::NAMESPACE};
 
 /// How far a Pod really is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Step {
+    /// It has no node yet.
+    Unbound,
     /// Its acquire step starts at this time.
     Starting(Instant),
     /// The acquire step runs, for the so-manieth time.
@@ -59,6 +51,8 @@ pub struct Pod {
     pub shared: bool,
     pub restarts: bool,
     pub hook: bool,
+    /// It has an acquire step.
+    pub asks: bool,
     pub wants: Vec<Want>,
     /// Creation of the one that holds, in whole seconds.
     pub created: String,
@@ -81,6 +75,8 @@ pub struct Pod {
     pub report_at: Option<Instant>,
     pub reported: Face,
     pub phase_at: Option<Instant>,
+    /// When it ended, as its kubelet says.
+    pub finished: Option<String>,
 }
 
 impl Pod {
@@ -93,8 +89,26 @@ impl Pod {
         matches!(self.step, Step::Over { .. })
     }
 
+    /// What is done before its first container starts.
+    pub fn steps(&self) -> impl Iterator<Item = &Want> {
+        self.wants.iter().filter(|want| want.role.is_step())
+    }
+
+    /// What lasts while it runs.
+    pub fn holds(&self) -> impl Iterator<Item = &Want> {
+        self.wants.iter().filter(|want| want.role.lasts())
+    }
+
     pub fn holder_uid(&self) -> &str {
         self.job.as_deref().filter(|_| !self.orphaned).unwrap_or(&self.uid)
+    }
+
+    /// Its object is gone, or as good as gone.
+    pub fn remove(&mut self) {
+        self.removed = true;
+        if self.step == Step::Unbound {
+            self.step = Step::Over { code: 137, acquired: false };
+        }
     }
 
     /// The token that its agent shows.
@@ -105,6 +119,7 @@ impl Pod {
     /// All that its status depends on.
     pub fn face(&self) -> Face {
         let (step, code) = match self.step {
+            Step::Unbound => (0, 0),
             Step::Starting(_) if self.runs == 0 => (0, 0),
             Step::Starting(_) => (1, 0),
             Step::Acquiring(_) => (2, 0),
@@ -120,17 +135,22 @@ impl Pod {
     pub fn status(&self) -> Value {
         let state = |name: &str, state: Value| json!({"name": name, "state": state, "image": "i", "imageID": "i", "ready": false, "restartCount": 0});
         let (acquire, app) = match self.step {
+            Step::Unbound => return Value::Null,
             Step::Starting(_) if self.runs == 0 => return Value::Null,
             Step::Starting(_) => (json!({"waiting": {"reason": "CrashLoopBackOff"}}), json!({"waiting": {}})),
             Step::Acquiring(_) => (json!({"running": {}}), json!({"waiting": {}})),
             Step::Passed(_) => (json!({"terminated": {"exitCode": 0}}), json!({"waiting": {}})),
             Step::Running(_) => (json!({"terminated": {"exitCode": 0}}), json!({"running": {}})),
             Step::Restarting(_) => (json!({"terminated": {"exitCode": 0}}), json!({"terminated": {"exitCode": 1}})),
-            Step::Over { code, acquired: true } => (json!({"terminated": {"exitCode": 0}}), json!({"terminated": {"exitCode": code}})),
+            Step::Over { code, acquired: true } => {
+                (json!({"terminated": {"exitCode": 0}}), json!({"terminated": {"exitCode": code, "finishedAt": self.finished}}))
+            }
             Step::Over { code, acquired: false } => (json!({"terminated": {"exitCode": code}}), json!({"waiting": {}})),
         };
-        let mut status = json!({"phase": if self.alive() { "Running" } else { "Pending" },
-            "initContainerStatuses": [state(names::ACQUIRE_CONTAINER, acquire)], "containerStatuses": [state("app", app)]});
+        let mut status = json!({"phase": if self.alive() { "Running" } else { "Pending" }, "containerStatuses": [state("app", app)]});
+        if self.asks {
+            status["initContainerStatuses"] = json!([state(names::ACQUIRE_CONTAINER, acquire)]);
+        }
         // The phase comes later than the containers' end.
         if let Step::Over { code, .. } = self.step {
             let late = self.phase_at.is_some_and(|at| at > Instant::now());
@@ -148,6 +168,7 @@ impl Pod {
 
 pub fn step_name(step: Step) -> String {
     match step {
+        Step::Unbound => "without a node".to_owned(),
         Step::Starting(_) => "starting".to_owned(),
         Step::Acquiring(run) => format!("acquire step runs ({run})"),
         Step::Passed(_) => "acquire step passed".to_owned(),

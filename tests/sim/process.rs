@@ -27,6 +27,8 @@ pub struct Process {
     pub life: CancellationToken,
     /// Whether its picture is complete and it believes that it leads.
     pub leading: bool,
+    /// Since when.
+    pub led: Option<Instant>,
     /// Nothing comes through to or from the API server until then.
     pub cut_until: Option<Instant>,
     /// Watches of these kinds are silent until then.
@@ -69,7 +71,7 @@ pub fn start(sim: &Arc<Sim>, process: usize, elected: bool) {
                     coordinator.leading.store(Some(context.clone()));
                     let mut core = sim.lock();
                     core.stats.takeovers += 1;
-                    core.processes[process].leading = true;
+                    (core.processes[process].leading, core.processes[process].led) = (true, Some(Instant::now()));
                     core.note((6, process as u64), |_| format!("{name}  leads"));
                 });
                 work.await;

@@ -62,6 +62,11 @@ async fn story(plan: Plan) -> Outcome {
     {
         let mut core = sim.lock();
         core.heal();
+        if !elected {
+            // Two who both believe that they lead would correct each other's count of those who wait for ever.
+            let loser = usize::from(core.chance.coin());
+            core.crash_for_good(loser);
+        }
         core.truth.apps_run_on = true;
     }
     teller.pass(60).await;

@@ -10,13 +10,14 @@ use std::{
     time::Instant,
 };
 
-use konductor::planted;
+use konductor::{api::Mode, planted, rules::WHOLE};
 
 use crate::{
     Asked,
     core::Stats,
     run::{Outcome, Plan, run},
-    walk::{Participant, walk},
+    walk::{Held, Participant, walk},
+    walk_gate, walk_meet,
 };
 
 /// A planted bug that survives this many seeds has escaped.
@@ -54,7 +55,11 @@ fn telling(trace: &[String], violation: Option<&String>) -> Vec<String> {
     let end = trace.iter().position(|line| line.contains("VIOLATION")).unwrap_or(trace.len());
     let words: Vec<&str> = violation
         .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-')
-        .filter(|word| word.len() > 1 && word.starts_with(['m', 's', 'p', 'j']) && word.ends_with(|last: char| last.is_ascii_digit()))
+        .filter(|word| {
+            word.len() > 1
+                && word.starts_with(['m', 's', 'p', 'j', 'r', 'l', 'b', 'o', 'w', 'g'])
+                && word.ends_with(|last: char| last.is_ascii_digit())
+        })
         .flat_map(|word| [word, word.rsplit_once('-').map_or(word, |(name, _)| name)])
         .collect();
     let signs = ["dies", "leads", "cut off", "silent", "power", "is back", "ready:", "stalls", "repaired", "compacted"];
@@ -79,17 +84,33 @@ fn repeats(asked: &Asked) -> bool {
 
 /// All that two controllers and three participants can do.
 fn walks() -> bool {
-    let pod = |permits, priority| Participant { job: false, permits, priority };
-    let job = |permits, priority| Participant { job: true, permits, priority };
-    let scenes: [(&str, i32, [Participant; 3]); 4] = [
-        ("Mutex, three Pods", 1, [pod(1, 0), pod(1, 1), pod(1, 0)]),
-        ("Mutex, two Pods and a Job whose Pod is replaced", 1, [pod(1, 0), job(1, 0), pod(1, 0)]),
-        ("Semaphore of 2, a wide Pod between narrow ones", 2, [pod(1, 0), pod(2, 0), pod(1, 0)]),
-        ("Semaphore of 2, a wide Pod, a Job and a Pod", 2, [pod(2, 0), job(1, 0), pod(1, 1)]),
+    let pod = |permits, priority| Participant { job: false, permits, priority, mode: None };
+    let job = |permits, priority| Participant { job: true, permits, priority, mode: None };
+    let (one, urgent, wide, worker) = (pod(1, 0), pod(1, 1), pod(2, 0), job(1, 0));
+    let (reader, writer) = (Participant { mode: Some(Mode::Read), ..one }, Participant { mode: Some(Mode::Write), ..one });
+    let two = Held::Grants(2);
+    let mutex = Held::Grants(1);
+    let rwmutex = Held::Grants(WHOLE);
+    let held: [(&str, Held, [Participant; 3]); 10] = [
+        ("Mutex, three Pods", mutex, [one, urgent, one]),
+        ("Mutex, two Pods and a Job whose Pod is replaced", mutex, [one, worker, one]),
+        ("Semaphore of 2, a wide Pod between narrow ones", two, [one, wide, one]),
+        ("Semaphore of 2, a wide Pod, a Job and a Pod", two, [wide, worker, urgent]),
+        ("RWMutex, a writer between readers", rwmutex, [reader, writer, reader]),
+        ("RWMutex, two writers and a Job that reads", rwmutex, [writer, Participant { mode: Some(Mode::Read), ..worker }, writer]),
+        ("Lease, a Job between Pods of other priority", mutex, [urgent, worker, one]),
+        ("Once, three executors", Held::Once, [one, urgent, one]),
+        ("Once, a Job between two others", Held::Once, [one, worker, one]),
+        ("WaitGroup, two Pods and a Job", Held::WaitGroup, [one, worker, one]),
+    ];
+    let held = held.into_iter().map(|(name, held, participants)| (name, walk(&participants, held)));
+    let met = [
+        ("Barrier of 2, three participants", walk_meet::walk(2, false)),
+        ("Barrier of 3 with a timeout, three participants", walk_meet::walk(3, true)),
+        ("Gate on two Jobs, one of them made again", walk_gate::walk()),
     ];
     let mut good = true;
-    for (name, capacity, participants) in scenes {
-        let walked = walk(&participants, capacity);
+    for (name, walked) in held.chain(met) {
         println!("walk       {name}: {} states", walked.states);
         if let Some(problem) = walked.problem {
             println!("  {problem}");
@@ -125,12 +146,15 @@ fn seeds(asked: &Asked) -> bool {
     });
     let (stats, mut violations) = total.into_inner().unwrap();
     violations.sort();
-    let Stats { operations, conflicts, ambiguous, takeovers, grants, releases, losses, crashes, waits } = stats;
+    let Stats { operations, conflicts, ambiguous, takeovers, grants, releases, losses, crashes, waits, .. } = stats;
+    let Stats { arrivals, opened, gates, executions, done, skips, resumed, ungated, .. } = stats;
     println!("seeds      {} in {} s", asked.seeds, began.elapsed().as_secs());
     println!("operations {operations} ({grants} grants, {releases} releases, {waits} sessions, {crashes} deaths of a controller)");
     println!("conflicts  {conflicts}");
     println!("ambiguous  {ambiguous} writes");
     println!("takeovers  {takeovers} of the leadership, {losses} of holds from lost nodes");
+    println!("arrivals   {arrivals} counted, {opened} Barriers opened, {gates} Gates, {executions} Onces executed, {done} WaitGroups done");
+    println!("held back  {resumed} Jobs resumed, {skips} left out, {ungated} Pods given a node");
     println!("violations {}", violations.len());
     for (seed, violation) in violations.iter().take(SHOWN) {
         println!("  seed {seed} ({violation})\n    again: make sim SEED={seed}");
@@ -151,6 +175,14 @@ fn seeds(asked: &Asked) -> bool {
         & enough(crashes, "deaths of a controller", 200)
         & enough(losses, "holds taken from lost nodes", 10)
         & enough(grants, "grants", 1000)
+        & enough(arrivals, "arrivals", 100)
+        & enough(opened, "Barriers that open", 10)
+        & enough(gates, "Gates that open", 10)
+        & enough(executions, "executions", 10)
+        & enough(done, "WaitGroups that are done", 10)
+        & enough(skips, "Jobs that are left out", 10)
+        & enough(resumed, "Jobs that are resumed", 50)
+        & enough(ungated, "Pods that waited for a node", 50)
 }
 
 /// Every planted bug is caught.

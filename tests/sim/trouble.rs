@@ -108,7 +108,8 @@ impl Core {
         if let Some(node) = self.truth.nodes.get_mut(node).filter(|node| node.silent.is_some()) {
             node.returns = Some(back);
             for process in &mut self.processes {
-                process.stalled.extend([(What::Mutexes, seen), (What::Semaphores, seen), (What::Pods, seen)]);
+                process.stalled.extend(self.cast.iter().map(|(what, _)| (*what, seen)));
+                process.stalled.insert(What::Pods, seen);
             }
         }
     }
@@ -133,8 +134,10 @@ impl Core {
             self.crash(process);
         }
         if self.strikes(faults.watch_slow / 4) {
-            let what =
-                self.chance.pick(&[What::Pods, What::Jobs, What::Nodes, What::Mutexes, What::Semaphores]).copied().unwrap_or(What::Pods);
+            let mut kinds: Vec<What> = self.cast.iter().map(|(what, _)| *what).collect();
+            kinds.dedup();
+            kinds.extend([What::Pods, What::Jobs, What::Nodes]);
+            let what = self.chance.pick(&kinds).copied().unwrap_or(What::Pods);
             let until = now + self.chance.millis(500, 40_000);
             self.processes[process].stalled.insert(what, until);
             self.note((11, process as u64), |_| format!("konductor-{process}  its watch of {} stalls", what.plural()));
@@ -153,6 +156,16 @@ impl Core {
         self.stats.crashes += 1;
         self.note((9, process as u64), |_| format!("konductor-{process}  dies"));
         self.processes[process].crash(again);
+    }
+
+    /// A process dies and does not come back.
+    pub fn crash_for_good(&mut self, process: usize) {
+        self.note((9, process as u64), |_| format!("konductor-{process}  dies for good"));
+        self.processes[process].crash(Instant::now());
+        self.processes[process].starts = None;
+        for other in &mut self.processes {
+            other.starts = other.starts.map(|_| Instant::now());
+        }
     }
 
     /// Everything that was broken is repaired; nothing new breaks.

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 
 use konductor::{
     api::names,
-    controller::object::Key,
     coordinator::protocol::{Reason, Token},
-    plan::{self, Subject},
 };
 use serde_json::Value;
 use tokio::time::{Duration, Instant};
@@ -15,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::deleting,
+    cluster::NODES,
     core::Core,
-    pod::{Face, Pod, Step, Want, step_name},
+    people::Person,
+    pod::{Face, Pod, Step, step_name},
     request::{Place, What, Writer},
 };
 
@@ -38,6 +38,8 @@ pub struct Node {
 
 #[derive(Default)]
 pub struct Truth {
+    /// All who ever carried annotations, by UID.
+    pub people: BTreeMap<String, Person>,
     pub pods: BTreeMap<String, Pod>,
     pub nodes: Vec<Node>,
     /// Agents to start: Pod and run, with the token that ends them.
@@ -50,6 +52,8 @@ pub struct Truth {
     pub apps_run_on: bool,
     /// Everybody is to come to an end: there are permits for all.
     pub at_last: bool,
+    /// Since when only those are left who wait for what does not come.
+    pub hopeless: Option<Instant>,
 }
 
 /// Something that an agent does.
@@ -67,25 +71,15 @@ impl Core {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let inits = object["spec"]["initContainers"].as_array().cloned().unwrap_or_default();
         let ends = |container: &Value| container["name"] == names::ACQUIRE_CONTAINER || container["restartPolicy"] == "Always";
-        let annotations: BTreeMap<String, String> = serde_json::from_value(meta["annotations"].clone()).unwrap_or_default();
-        let plan = plan::parse(&annotations, Subject::Pod).ok().flatten().map(|plan| plan.in_namespace(NAMESPACE));
         let job = meta["ownerReferences"][0]["uid"].as_str().map(str::to_owned);
         let owner = job.as_ref().and_then(|uid| self.all(What::Jobs).find(|job| job["metadata"]["uid"] == uid.as_str())).cloned();
-        let wants = plan.iter().flat_map(|plan| plan.steps()).map(|item| Want {
-            key: Key {
-                kind: item.target.kind,
-                namespace: item.target.namespace.clone().unwrap_or_default(),
-                name: item.target.name.clone(),
-            },
-            permits: item.role.permits(),
-            priority: item.role.priority(),
-            timeout: item.timeout.map(|timeout| u64::try_from(timeout.as_std().as_millis()).unwrap_or(u64::MAX)),
-        });
+        let wants = self.person_created(What::Pods, object, job.clone());
+        let bound = object["spec"]["nodeName"].is_string();
         let starts = Instant::now() + if self.chaos { self.chance.millis(20, 1500) } else { self.chance.millis(20, 200) };
         let pod = Pod {
             uid: text(&meta["uid"]),
             name: text(&meta["name"]),
-            node: meta["labels"]["node"].as_str().and_then(|node| node.parse().ok()).unwrap_or(0),
+            node: if bound { meta["labels"]["node"].as_str().and_then(|node| node.parse().ok()).unwrap_or(0) } else { NODES },
             shared: owner.as_ref().is_some_and(|job| job["spec"]["parallelism"].as_i64().unwrap_or(1) > 1),
             created: text(&owner.as_ref().unwrap_or(object)["metadata"]["creationTimestamp"]),
             job,
@@ -93,8 +87,9 @@ impl Core {
             restarts: object["spec"]["restartPolicy"] == "OnFailure",
             hook: inits.iter().any(|container| container["name"] == names::HOLD_CONTAINER),
             blocked: !inits.iter().all(ends),
-            wants: wants.collect(),
-            step: Step::Starting(starts),
+            asks: inits.iter().any(|container| container["name"] == names::ACQUIRE_CONTAINER),
+            wants,
+            step: if bound { Step::Starting(starts) } else { Step::Unbound },
             told: Vec::new(),
             excused: None,
             taken: None,
@@ -107,6 +102,7 @@ impl Core {
             report_at: None,
             reported: Face::default(),
             phase_at: None,
+            finished: None,
         };
         self.truth.pods.insert(pod.uid.clone(), pod);
     }
@@ -124,7 +120,7 @@ impl Core {
     fn kubelet(&mut self, pod: &mut Pod) {
         let now = Instant::now();
         let (silent, dead) = self.truth.nodes.get(pod.node).map_or((false, false), |node| (node.silent.is_some(), node.dead));
-        if dead {
+        if dead || pod.step == Step::Unbound {
             return;
         }
         if !silent {
@@ -170,6 +166,10 @@ impl Core {
         match pod.step {
             Step::Starting(at) if now >= at && pod.ending.is_none() && !silent => {
                 pod.runs += 1;
+                if !pod.asks {
+                    pod.step = Step::Passed(now + self.chance.millis(1, 100));
+                    return;
+                }
                 pod.agent = CancellationToken::new();
                 pod.step = Step::Acquiring(pod.runs);
                 self.truth.to_start.push(Errand::Acquire { uid: pod.uid.clone(), run: pod.runs, until: pod.agent.clone() });
@@ -209,6 +209,10 @@ impl Core {
             return;
         }
         pod.step = Step::Over { code: i32::from(failed), acquired: true };
+        pod.finished = Some(self.date_of(self.server_time()));
+        if let Some(person) = self.truth.people.get_mut(&pod.uid) {
+            person.succeeded = !failed;
+        }
         pod.phase_at = Some(now + self.chance.millis(0, 3000));
         if pod.hook {
             self.truth.to_start.push(Errand::Release { uid: pod.uid.clone() });
@@ -232,6 +236,9 @@ impl Core {
         if pod.report_at.is_some_and(|at| now >= at) {
             pod.report_at = None;
             pod.reported = face;
+            if pod.over() && pod.finished.is_none() {
+                pod.finished = Some(self.date_of(self.server_time()));
+            }
             let status = pod.status();
             self.stats.operations += 1;
             self.change(&place, |object| object["status"] = status);
@@ -300,16 +307,21 @@ impl Truth {
         if let Some(after) = after {
             let pod = after["metadata"]["uid"].as_str().and_then(|uid| self.pods.get_mut(uid));
             let owned = after["metadata"]["ownerReferences"].is_array();
-            if let Some(pod) = pod.filter(|pod| pod.job.is_some() && !pod.orphaned && !owned) {
+            let Some(pod) = pod else { return };
+            if pod.job.is_some() && !pod.orphaned && !owned {
                 pod.orphaned = true;
                 pod.shared = false;
                 pod.created = after["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned();
+            }
+            // It would be gone, but for what it owes.
+            if after["metadata"]["deletionGracePeriodSeconds"] == 0 {
+                pod.remove();
             }
             return;
         }
         let uid = before.and_then(|before| before["metadata"]["uid"].as_str()).unwrap_or_default();
         if let Some(pod) = self.pods.get_mut(uid) {
-            pod.removed = true;
+            pod.remove();
         }
     }
 }

@@ -1,15 +1,21 @@
 //! The exhaustive walk: every order in which two controllers and three participants can act, on the real rules. What a controller knows may be as old as
 //! it likes; a write succeeds only on the revision that it was decided on; answers get lost; controllers die between any two steps.
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashSet, VecDeque},
+    fmt::Debug,
+    hash::Hash,
+};
 
 use jiff::Timestamp;
 use konductor::{
-    api::{Holder, HolderKind},
-    rules::{self, Evidence, Facts, Out, Patience, PodRef, Presence, Primitive, Record, Request, Round, Who},
+    api::{Holder, HolderKind, Mode},
+    rules::{
+        self, Evidence, Executed, Facts, Once, Out, Patience, PodRef, Presence, Primitive, Record, Request, Round, WHOLE, WaitGroup, Who,
+    },
 };
 
-const CREATED: i64 = 1_000_000;
+pub const CREATED: i64 = 1_000_000;
 
 /// One that wants to hold: a Pod, or a Job whose first Pod may be replaced by a second one, even while the first still runs.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +23,17 @@ pub struct Participant {
     pub job: bool,
     pub permits: i32,
     pub priority: i32,
+    /// How it holds an RWMutex.
+    pub mode: Option<Mode>,
+}
+
+/// What they hold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Held {
+    /// A Mutex, a Lease, a Semaphore or an RWMutex of so many permits.
+    Grants(i32),
+    Once,
+    WaitGroup,
 }
 
 /// How far a Pod is.
@@ -34,8 +51,11 @@ enum Stage {
 /// A write on its way, with the decision behind it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Pending {
-    holders: Vec<Held>,
+    holders: Vec<Hold>,
     last_token: i64,
+    latch: Latch,
+    /// Pods that will be told that there is nothing left to do.
+    skipped: Vec<usize>,
     /// Pods that will be told when it has succeeded.
     granted: Vec<usize>,
     /// Nobody else has written since it was decided.
@@ -43,7 +63,14 @@ struct Pending {
 }
 
 /// A holder, as far as the walk distinguishes it: participant, token, Pods that were let in.
-type Held = (usize, i64, Vec<(usize, i64)>);
+type Hold = (usize, i64, Vec<(usize, i64)>);
+
+/// What is recorded for good: who executed the Once, whether the WaitGroup is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Latch {
+    executed: Option<usize>,
+    done: bool,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Controller {
@@ -56,11 +83,14 @@ enum Controller {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
-    holders: Vec<Held>,
+    holders: Vec<Hold>,
     last_token: i64,
     /// Two Pods a participant: number 2p and 2p + 1.
     pods: Vec<Stage>,
     over: Vec<bool>,
+    /// How the last Pod of each ended.
+    well: Vec<bool>,
+    latch: Latch,
     controllers: [(Controller, Option<Pending>); 2],
 }
 
@@ -73,32 +103,35 @@ pub struct Walked {
 
 struct Walk<'a> {
     participants: &'a [Participant],
-    capacity: i32,
+    held: Held,
 }
 
-/// Visits every reachable state.
-pub fn walk(participants: &[Participant], capacity: i32) -> Walked {
-    let walk = Walk { participants, capacity };
-    let pods = participants.iter().flat_map(|_| [Stage::Waits, Stage::Absent]).collect();
-    let idle = (Controller::Idle, None);
-    let first = State { holders: vec![], last_token: 0, pods, over: vec![false; participants.len()], controllers: [idle.clone(), idle] };
+/// Visits every state that can be reached from the first one, by `steps`, which says what can come next or what is wrong.
+pub fn explore<S: Clone + Eq + Hash + Debug>(first: S, steps: impl Fn(&S) -> Result<Vec<S>, String>) -> Walked {
     let mut seen = HashSet::from([first.clone()]);
     let mut front = VecDeque::from([first]);
     while let Some(state) = front.pop_front() {
-        let mut next = Vec::new();
-        if let Err(problem) = walk.steps(&state, &mut next) {
-            return Walked { states: seen.len(), problem: Some(format!("{problem}, after {state:?}")) };
-        }
-        if let Some(problem) = walk.stuck(&state, &next) {
-            return Walked { states: seen.len(), problem: Some(format!("{problem}: {state:?}")) };
-        }
-        for state in next {
-            if seen.insert(state.clone()) {
-                front.push_back(state);
-            }
+        match steps(&state) {
+            Ok(next) => front.extend(next.into_iter().filter(|state| seen.insert(state.clone()))),
+            Err(problem) => return Walked { states: seen.len(), problem: Some(format!("{problem}: {state:?}")) },
         }
     }
     Walked { states: seen.len(), problem: None }
+}
+
+/// Visits every reachable state.
+pub fn walk(participants: &[Participant], held: Held) -> Walked {
+    let walk = Walk { participants, held };
+    let pods = participants.iter().flat_map(|_| [Stage::Waits, Stage::Absent]).collect();
+    let idle = (Controller::Idle, None);
+    let none = vec![false; participants.len()];
+    let controllers = [idle.clone(), idle];
+    let first = State { holders: vec![], last_token: 0, pods, over: none.clone(), well: none, latch: Latch::default(), controllers };
+    explore(first, |state| {
+        let mut next = Vec::new();
+        walk.steps(state, &mut next)?;
+        walk.stuck(state, &next).map_or(Ok(next), |problem| Err(problem.to_owned()))
+    })
 }
 
 impl Walk<'_> {
@@ -111,8 +144,8 @@ impl Walk<'_> {
     }
 
     fn primitive(&self, state: &State) -> Primitive {
-        let holder = |(participant, token, pods): &Held| {
-            let Participant { job, permits, .. } = self.participants[*participant];
+        let holder = |(participant, token, pods): &Hold| {
+            let Participant { job, permits, mode, .. } = self.participants[*participant];
             Holder {
                 uid: self.uid(*participant),
                 kind: if job { HolderKind::Job } else { HolderKind::Pod },
@@ -120,7 +153,7 @@ impl Walk<'_> {
                 name: String::new(),
                 token: *token,
                 permits,
-                mode: None,
+                mode,
                 since: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH),
                 pods: pods
                     .iter()
@@ -134,26 +167,50 @@ impl Walk<'_> {
         Primitive {
             namespace: "ns".into(),
             allowed_namespaces: vec![],
-            capacity: self.capacity,
+            capacity: self.capacity(),
             created,
             deleting: false,
             holders: state.holders.iter().map(holder).collect(),
             last_token: state.last_token,
             round: Round { began: created, ..Round::default() },
-            record: Record::Grants,
+            record: match self.held {
+                Held::Grants(_) => Record::Grants,
+                Held::Once => {
+                    let by = |participant| Who {
+                        kind: HolderKind::Pod,
+                        namespace: "ns".into(),
+                        name: String::new(),
+                        uid: self.uid(participant),
+                    };
+                    Record::Once(Once { executed: state.latch.executed.map(|participant| Executed { by: by(participant), at: created }) })
+                }
+                Held::WaitGroup => Record::WaitGroup(WaitGroup { added: 0, done_at: state.latch.done.then_some(created) }),
+            },
         }
+    }
+
+    fn capacity(&self) -> i32 {
+        match self.held {
+            Held::Grants(capacity) => capacity,
+            Held::Once | Held::WaitGroup => 1,
+        }
+    }
+
+    fn weight(&self, participant: usize) -> i32 {
+        let Participant { permits, mode, .. } = self.participants[participant];
+        if mode == Some(Mode::Write) { WHOLE } else { permits }
     }
 
     fn requests(&self, state: &State) -> Vec<Request> {
         let wants = |pod: &usize| {
             let participant = pod / 2;
-            let Participant { job, permits, priority } = self.participants[participant];
+            let Participant { job, permits, priority, mode } = self.participants[participant];
             let kind = if job { HolderKind::Job } else { HolderKind::Pod };
             Request {
                 who: Who { kind, namespace: "ns".into(), name: String::new(), uid: self.uid(participant) },
                 pod: job.then(|| PodRef { uid: Self::name(*pod), name: String::new() }),
                 permits,
-                mode: None,
+                mode,
                 priority,
                 created: Timestamp::from_second(CREATED - 100 + i64::try_from(participant).unwrap_or(0)).unwrap_or_default(),
                 presence: Presence::Here,
@@ -168,8 +225,14 @@ impl Walk<'_> {
     fn evidence(&self, state: &State) -> Vec<Evidence> {
         let out = (0..state.pods.len()).filter(|pod| state.pods[*pod] == Stage::Shown);
         let over = (0..self.participants.len()).filter(|participant| state.over[*participant] && self.none_runs(state, *participant));
+        let outcome = |participant: usize| {
+            let ended =
+                if self.participants[participant].job { state.over[participant] } else { state.pods[2 * participant] == Stage::Shown };
+            ended.then(|| Evidence::Outcome { uid: self.uid(participant), succeeded: Some(state.well[participant]) })
+        };
         out.map(|pod| Evidence::PodOut { uid: Self::name(pod), how: Out::Ended })
             .chain(over.map(|participant| Evidence::JobOver { uid: self.uid(participant) }))
+            .chain((0..self.participants.len()).filter_map(outcome))
             .collect()
     }
 
@@ -185,25 +248,38 @@ impl Walk<'_> {
             self.controller_steps(state, controller, next)?;
         }
         next.retain(|after| after != state);
-        next.iter().try_for_each(|after| self.check(after))
+        next.iter().try_for_each(|after| self.check(after).and_then(|()| self.stays(state, after)))
     }
 
     /// Controllers that have nothing to do leave nobody behind.
     fn stuck(&self, state: &State, next: &[State]) -> Option<&'static str> {
         let pods_only = |after: &State| after.controllers == state.controllers && after.holders == state.holders;
-        let told = |after: &State| (0..state.pods.len()).any(|pod| after.pods[pod] == Stage::Told && state.pods[pod] == Stage::Waits);
+        let told = |after: &State| {
+            after.latch != state.latch || (0..state.pods.len()).any(|pod| after.pods[pod] == Stage::Told && state.pods[pod] == Stage::Waits)
+        };
         if state.controllers.iter().any(|(stage, _)| *stage != Controller::Idle)
             || next.iter().any(|after| !pods_only(after) || told(after))
         {
             return None;
         }
-        let ended = |(participant, ..): &Held| {
+        let ended = |(participant, ..): &Hold| {
             self.none_runs(state, *participant) && (!self.participants[*participant].job || state.over[*participant])
         };
         if state.holders.iter().any(ended) {
             return Some("a hold stays after its holder's end");
         }
-        (state.holders.is_empty() && state.pods.contains(&Stage::Waits)).then_some("somebody waits for nobody")
+        if self.held == Held::WaitGroup
+            && state.holders.is_empty()
+            && !state.latch.done
+            && state.pods.contains(&Stage::Shown)
+            && state.last_token > 0
+        {
+            return Some("all members are done, and the WaitGroup is not");
+        }
+        // Where there is something to be skipped, a turn that changes nothing tells them; that is no state of its own to wait in.
+        let alone = state.holders.is_empty() || self.held == Held::WaitGroup;
+        (alone && state.pods.contains(&Stage::Waits) && !next.iter().any(|after| self.refuses(state, after)))
+            .then_some("somebody waits for nobody")
     }
 
     fn pod_steps(&self, state: &State, pod: usize, next: &mut Vec<State>) {
@@ -217,7 +293,14 @@ impl Walk<'_> {
         match state.pods[pod] {
             Stage::Waits => to(Stage::Shown), // deleted while it waits
             Stage::Told => to(Stage::Runs),
-            Stage::Runs => to(Stage::Ended),
+            Stage::Runs => {
+                for well in [true, false] {
+                    let mut after = state.clone();
+                    after.pods[pod] = Stage::Ended;
+                    after.well[participant] = well && self.held == Held::Once;
+                    next.push(after);
+                }
+            }
             Stage::Ended => to(Stage::Shown),
             // The Job's controller makes the second Pod as soon as it likes.
             Stage::Absent if job && !state.over[participant] => to(Stage::Waits),
@@ -240,6 +323,7 @@ impl Walk<'_> {
                 if write.fresh {
                     after.holders.clone_from(&write.holders);
                     after.last_token = write.last_token;
+                    after.latch = write.latch;
                     for (_, other) in &mut after.controllers {
                         if let Some(other) = other {
                             other.fresh = false;
@@ -257,6 +341,11 @@ impl Walk<'_> {
             }
             (Controller::Wrote, Some(write)) => {
                 let mut after = state.clone();
+                for pod in &write.skipped {
+                    if after.pods[*pod] == Stage::Waits {
+                        after.pods[*pod] = Stage::Shown;
+                    }
+                }
                 for pod in &write.granted {
                     if after.pods[*pod] == Stage::Waits {
                         after.pods[*pod] = Stage::Told;
@@ -282,34 +371,66 @@ impl Walk<'_> {
             holders.push((participant_of(&holder.uid).ok_or("an unknown holder")?, holder.token, pods));
         }
         let granted: Vec<usize> = decision.granted.iter().filter_map(|grant| pod_of(&grant.asker)).collect();
+        let latch = match &decision.record {
+            Record::Once(once) => {
+                Latch { executed: once.executed.as_ref().and_then(|executed| participant_of(&executed.by.uid)), done: false }
+            }
+            Record::WaitGroup(group) => Latch { executed: None, done: group.done_at.is_some() },
+            _ => Latch::default(),
+        };
+        let skipped: Vec<usize> = decision.skipped.iter().filter_map(|asker| pod_of(asker)).collect();
         let mut after = state.clone();
         if decision.changed {
-            let pending = Pending { holders, last_token: decision.last_token, granted, fresh: true };
+            let pending = Pending { holders, last_token: decision.last_token, latch, skipped, granted, fresh: true };
             after.controllers[controller] = (Controller::Writes, Some(pending));
         } else {
             // Nothing to write; this was a live read, so those that hold already are told.
             for pod in granted {
                 after.pods[pod] = Stage::Told;
             }
+            for pod in skipped {
+                after.pods[pod] = Stage::Shown;
+            }
         }
         next.push(after);
         Ok(())
     }
 
+    /// Whether somebody who waits is told that there is nothing left to do.
+    fn refuses(&self, state: &State, after: &State) -> bool {
+        state.latch.executed.is_some()
+            && state.pods.iter().zip(&after.pods).any(|(before, after)| (before, after) == (&Stage::Waits, &Stage::Shown))
+    }
+
+    /// What is recorded for good stays; a WaitGroup is not done while it has members.
+    fn stays(&self, state: &State, after: &State) -> Result<(), String> {
+        if state.latch != Latch::default() && after.latch != state.latch {
+            return Err("what is finished does not stay so".to_owned());
+        }
+        if after.latch.done && !state.latch.done && !after.holders.is_empty() {
+            return Err("a WaitGroup is done that has members".to_owned());
+        }
+        Ok(())
+    }
+
     fn check(&self, state: &State) -> Result<(), String> {
-        let permits: i32 = state.holders.iter().map(|(participant, ..)| self.participants[*participant].permits).sum();
-        if permits > self.capacity {
-            return Err(format!("{permits} of {} permits are held", self.capacity));
+        let members = self.held == Held::WaitGroup;
+        let permits: i32 = state.holders.iter().map(|(participant, ..)| self.weight(*participant)).sum();
+        if permits > self.capacity() && !members {
+            return Err(format!("{permits} of {} permits are held", self.capacity()));
+        }
+        if state.latch.executed.is_some_and(|participant| !state.well[participant] || !state.holders.is_empty()) {
+            return Err("a Once is executed that nobody executed, or somebody executes it again".to_owned());
         }
         let mut running = 0;
         for (participant, which) in self.participants.iter().enumerate() {
             let active = |pod: &usize| matches!(state.pods[*pod], Stage::Told | Stage::Runs);
             let pods: Vec<usize> = [2 * participant, 2 * participant + 1].into_iter().filter(active).collect();
-            if pods.len() > 1 {
+            if pods.len() > 1 && !members {
                 return Err(format!("two Pods of job-{participant} run at once"));
             }
             let Some(pod) = pods.first() else { continue };
-            running += which.permits;
+            running += self.weight(participant);
             let holds = state
                 .holders
                 .iter()
@@ -318,8 +439,8 @@ impl Walk<'_> {
                 return Err(format!("pod-{pod} runs and does not hold"));
             }
         }
-        if running > self.capacity {
-            return Err(format!("{running} of {} permits are used at once", self.capacity));
+        if running > self.capacity() && !members {
+            return Err(format!("{running} of {} permits are used at once", self.capacity()));
         }
         let mut tokens: Vec<i64> = state.holders.iter().map(|(_, token, _)| *token).collect();
         tokens.sort_unstable();

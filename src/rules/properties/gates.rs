@@ -177,6 +177,15 @@ fn a_condition_met_by_a_job_that_is_collected_stays_met_and_a_new_job_counts_ane
     assert_eq!(record(&after(&open, &decided(&open, &sees(&again), at(7)))).state, Latch::Open, "open stays open");
 }
 
+/// A new leader, or one whose watch lags, may look at a Job as it was before it finished.
+#[test]
+fn an_older_picture_of_a_finished_job_takes_nothing_back() {
+    let sees = |complete| Facts { conditions: vec![observed(GateType::Job, "a", "a1", job(complete))], ..Facts::default() };
+    let met = after(&on_two_jobs(), &decided(&on_two_jobs(), &sees(true), at(5)));
+    let older = decided(&met, &sees(false), at(6));
+    assert!(record(&after(&met, &older)).standings[0].met);
+}
+
 #[test]
 fn what_an_object_can_leave_again_is_shown_but_not_worth_a_write() {
     let gate = gate(vec![condition(GateType::Mutex, "m", GateState::Unlocked), condition(GateType::Job, "a", GateState::Complete)], None);
