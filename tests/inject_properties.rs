@@ -1,4 +1,5 @@
 //! What holds for every Pod, Job and CronJob: a second pass changes nothing, and nothing of anybody else's is lost, moved or let in front.
+//! Long because the properties are read beside the generators that they quantify over.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test asserts by failing")]
 
 use std::collections::BTreeMap;

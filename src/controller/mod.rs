@@ -28,6 +28,7 @@ mod sources;
 mod starting;
 mod status;
 mod store;
+mod tell;
 mod turn;
 mod words;
 pub mod world;

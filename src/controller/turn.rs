@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use tokio::time::{Duration, Instant};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
     Context,
@@ -14,18 +14,13 @@ use super::{
     object::{Key, NextStatus, Object},
     outcomes, runs, starting,
     store::WriteError,
-    words,
+    tell,
     world::State,
 };
 use crate::{
-    api::{Holder, HolderKind},
-    coordinator::{
-        protocol::{Reason, Token},
-        session::Place,
-    },
-    plan::Kind,
+    api::Holder,
     planted,
-    rules::{self, Decision, Evidence, Out, Passed, Primitive, Queued, Refusal, Refused, Settled, Settlement, Who, Why},
+    rules::{self, Decision, Evidence, Out, Passed, Primitive, Refusal, Refused, Settled, Settlement},
 };
 
 /// A changed number of waiters is written along with other changes, else this long after the last write.
@@ -84,7 +79,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
             continue;
         }
         if planted::bug("granted-before-written") {
-            context.world.update(|state| decision.granted.iter().for_each(|grant| confirm(state, key, &grant.asker, grant.token)));
+            context.world.update(|state| decision.granted.iter().for_each(|grant| tell::confirm(state, key, &grant.asker, grant.token)));
         }
         ending::wrapped(context, key, &gathered.facts.evidence).await?;
         match write(context, key, &object, &decision, now).await {
@@ -282,37 +277,17 @@ fn gone(context: &Context, key: &Key) -> Result<(), TurnError> {
 
 /// Tells everybody what the turn means for them, and sets the alarms for the next one. Says whether the finalizer may go now.
 fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decision: &Decision, gathered: &Gathered, now: Timestamp) -> bool {
-    log(key, decision);
-    for release in &decision.released {
-        let holder = holder_text(&release.holder);
-        let unknown = key.kind == Kind::Once && release.outcome.is_none();
-        let claim = release.holder.kind == HolderKind::Claim;
-        let note = if claim && release.lost {
-            Note::warning("HoldLost", format!("taken from {holder}: it was not renewed for longer than its ttl"))
-        } else if unknown && !release.lost {
-            Note::warning("OutcomeUnknown", format!("{holder} has ended and nobody knows how: the turn passes to the next"))
-        } else if release.lost {
-            Note::warning("HoldLost", format!("taken from {holder}: its node has been unreachable for longer than the ttl"))
-        } else {
-            Note::normal("Released", format!("released by {holder}"))
-        };
-        context.events.publish(after, note.about(&who_of(&release.holder)));
-    }
-    for grant in decision.granted.iter().filter(|grant| grant.new) {
-        context
-            .events
-            .publish(after, Note::normal("Granted", format!("granted to {} with token {}", grant.who, grant.token)).about(&grant.who));
-    }
+    tell::everybody(context, key, after, decision);
     context.world.update(|state| {
         for who in gathered.slow.iter().filter(|who| state.slow.insert((who.uid.clone(), key.clone()))) {
             let text = format!("has held {} for ten minutes and has not started", key.seen_from(&who.namespace));
             context.events.publish_who(who, Note::warning("NotStarted", text).about_primitive(key));
         }
         for grant in &decision.granted {
-            confirm(state, key, &grant.asker, grant.token);
+            tell::confirm(state, key, &grant.asker, grant.token);
         }
         for Passed { asker, .. } in &decision.passed {
-            confirm(state, key, asker, 0);
+            tell::confirm(state, key, asker, 0);
         }
         for Settled { uid, .. } in &decision.settled {
             // A Claim says itself what became of it.
@@ -322,72 +297,15 @@ fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decisio
         }
         for (asker, uid) in &gathered.arriving {
             if ask::arrived(after, uid) {
-                confirm(state, key, asker, 0);
+                tell::confirm(state, key, asker, 0);
             }
         }
-        tell(context, state, key, Some(after), decision, &gathered.impostors);
+        tell::those_who_wait(context, state, key, Some(after), decision, &gathered.impostors);
         set_alarms(state, key, decision, gathered, now);
         watch_finalizer(state, key, after, decision, now);
         forget_gone(state, before, after);
         idle(state, key, after, decision, now)
     })
-}
-
-/// Tells those who wait where they stand, and those who will not hold why.
-fn tell(context: &Context, state: &mut State, key: &Key, object: Option<&Object>, decision: &Decision, impostors: &[String]) {
-    let State { pods, sessions, .. } = state;
-    for Refusal { asker, why } in &decision.refused {
-        if let (Some(pod), Some(session)) = (pods.get(asker), sessions.get(asker)) {
-            let Some(place) = words::answer(key, object, *why, pod) else { continue };
-            match &place {
-                Place::Skipped(message) => context.events.publish_pod(pod, Note::normal("Skipped", message.clone()).about_primitive(key)),
-                Place::Refused { message, .. } if !session.is_refused() => {
-                    context.metrics.refused(key.kind, *why);
-                    context.events.publish_pod(pod, Note::warning("Refused", message.clone()).about_primitive(key));
-                }
-                _ => {}
-            }
-            session.tell(place);
-        }
-    }
-    for impostor in impostors {
-        let message = "denied: the Job of this Pod is over, or its annotations differ from the Pod's".to_owned();
-        state.tell(impostor, Place::Refused { reason: Reason::Denied, message });
-    }
-    for asker in &decision.skipped {
-        let message = format!("{}/{} has been executed: there is nothing left to do", key.kind, key.name);
-        let State { pods, sessions, .. } = state;
-        let (Some(pod), Some(session)) = (pods.get(asker), sessions.get(asker)) else { continue };
-        if pod.wrapped.is_none() {
-            session.tell(Place::Refused { reason: Reason::Denied, message });
-            continue;
-        }
-        context.events.publish_pod(pod, Note::normal("Skipped", message.clone()).about_primitive(key));
-        session.tell(Place::Skipped(message));
-    }
-    let State { pods, jobs, sessions, announced, .. } = state;
-    let holders = words::Holders::of(object);
-    for (index, Queued { asker, why }) in decision.queue.iter().enumerate() {
-        let Some(who) = pods.get(asker).map(|pod| &pod.who).or_else(|| jobs.get(asker).map(|job| &job.who)) else { continue };
-        let text = words::waiting(key, object, &holders, *why, (index + 1, decision.queue.len()), &who.namespace);
-        let news = match sessions.get_mut(asker) {
-            Some(session) => {
-                session.tell(Place::Waiting(text.clone()));
-                session.is_news(key, object.is_some())
-            }
-            // Its agent is about to come, or come back, and asks then.
-            None if pods.get(asker).is_some_and(|pod| !pod.gated) => false,
-            None => {
-                let now = (key.clone(), object.is_some());
-                announced.insert(asker.clone(), now.clone()) != Some(now)
-            }
-        };
-        if news {
-            let calm = object.is_some() && *why != Why::TooWide;
-            let note = if calm { Note::normal("Waiting", text) } else { Note::warning("Waiting", text) };
-            context.events.publish_who(who, note.about_primitive(key));
-        }
-    }
 }
 
 /// There is no such primitive: whoever asks for it waits until there is one, or as long as its patience lasts.
@@ -411,9 +329,9 @@ async fn missing(context: &Context, key: &Key) -> Result<(), TurnError> {
     }
     context.world.update(|state| {
         for Passed { asker, .. } in &decision.passed {
-            confirm(state, key, asker, 0);
+            tell::confirm(state, key, asker, 0);
         }
-        tell(context, state, key, None, &decision, &gathered.impostors);
+        tell::those_who_wait(context, state, key, None, &decision, &gathered.impostors);
         set_alarms(state, key, &decision, &gathered, now);
     });
     let told = claims::tell(context, key, None, &decision, &gathered, now).await;
@@ -421,20 +339,6 @@ async fn missing(context: &Context, key: &Key) -> Result<(), TurnError> {
     outcomes::free(context, key).await?;
     started?;
     told
-}
-
-/// Adds a confirmed hold to a session; when it has all that its Pod asks for, the Pod may go.
-fn confirm(state: &mut State, key: &Key, asker: &str, token: i64) {
-    let Some(pod) = state.pods.get(asker).cloned() else { return };
-    let Some(session) = state.sessions.get_mut(asker) else { return };
-    session.confirmed.insert(key.clone(), token);
-    if pod.steps().any(|(key, _)| !session.confirmed.contains_key(&key)) {
-        state.dirty.extend(pod.steps().map(|(key, _)| key));
-        return;
-    }
-    let held = pod.holds().filter(|(_, item)| item.role.has_token() || pod.wrapped.is_some());
-    let token = |key: &Key| session.confirmed.get(key).copied().unwrap_or_default();
-    session.tell(Place::Granted(held.map(|(key, _)| Token { target: key.seen_from(&pod.who.namespace), token: token(&key) }).collect()));
 }
 
 /// When the same primitive needs a turn although nothing happens to it.
@@ -508,24 +412,5 @@ fn forget_gone(state: &mut State, before: &Object, after: &Object) {
     for uid in before.holders().iter().flat_map(names).filter(|uid| !kept.contains(uid)).chain(forgotten) {
         state.gone.remove(&uid);
         runs::forget(state, &after.key(), &uid);
-    }
-}
-
-fn who_of(holder: &Holder) -> Who {
-    Who { kind: holder.kind, namespace: holder.namespace.clone(), name: holder.name.clone(), uid: holder.uid.clone() }
-}
-
-fn holder_text(holder: &Holder) -> String {
-    format!("{} (token {})", who_of(holder), holder.token)
-}
-
-/// One line a decision that changed anything for anybody.
-fn log(key: &Key, decision: &Decision) {
-    let granted: Vec<String> =
-        decision.granted.iter().filter(|grant| grant.new).map(|grant| format!("{} (token {})", grant.who, grant.token)).collect();
-    let released: Vec<String> = decision.released.iter().map(|release| holder_text(&release.holder)).collect();
-    if !granted.is_empty() || !released.is_empty() || !decision.refused.is_empty() {
-        let (granted, released, refused) = (granted.join(", "), released.join(", "), decision.refused.len());
-        info!(%key, granted, released, refused, waiting = decision.queue.len(), "decided");
     }
 }
