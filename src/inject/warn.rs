@@ -68,7 +68,7 @@ pub(super) fn job(spec: &Value, plan: &Plan) -> Vec<String> {
             "konductor: the Job holds once, so its {parallelism} parallel Pods share the hold; to let each Pod hold, annotate spec.template instead"
         ));
     }
-    warnings.extend(failure_policy(spec).filter(|_| waits));
+    warnings.extend(failure_policy(spec, plan).filter(|_| waits));
     warnings
 }
 
@@ -77,7 +77,7 @@ pub(super) fn job_of_holders(spec: &Value, plan: &Plan) -> Vec<String> {
     if plan.steps().next().is_none() {
         return Vec::new();
     }
-    let mut warnings: Vec<String> = failure_policy(spec).into_iter().collect();
+    let mut warnings: Vec<String> = failure_policy(spec, plan).into_iter().collect();
     if at(spec, &["activeDeadlineSeconds"]).is_some() {
         warnings.push(
             "konductor: activeDeadlineSeconds of the Job also ticks while its Pods wait; `;timeout=` limits the waiting alone".to_owned(),
@@ -86,19 +86,24 @@ pub(super) fn job_of_holders(spec: &Value, plan: &Plan) -> Vec<String> {
     warnings
 }
 
-/// A `podFailurePolicy` looks at init containers too: a rule without a container's name takes a wait that timed out for a failure of the app.
-fn failure_policy(spec: &Value) -> Option<String> {
+/// A `podFailurePolicy` looks at init containers too: a rule without a container's name takes a wait that timed out for a failure of the app. Where the command
+/// is wrapped, every rule about its container does.
+fn failure_policy(spec: &Value, plan: &Plan) -> Option<String> {
     let rules = list(spec, &["podFailurePolicy", "rules"]);
     let matching = rules.iter().enumerate().find(|(_, rule)| {
         let Some(codes) = at(rule, &["onExitCodes"]) else { return false };
         let listed = |code: i64| list(codes, &["values"]).iter().any(|value| value.as_i64() == Some(code));
         let hit = |code| if text(codes, &["operator"]) == Some("NotIn") { !listed(code) } else { listed(code) };
-        at(codes, &["containerName"]).is_none() && ACQUIRE_CODES.into_iter().any(hit)
+        let every = text(codes, &["containerName"])
+            .is_none_or(|named| plan.wraps() && plan.container.as_deref().is_none_or(|wrapped| wrapped == named));
+        every && ACQUIRE_CODES.into_iter().any(hit)
     });
     matching.map(|(index, _)| {
-        format!(
-            "konductor: podFailurePolicy rule {index} also matches exit codes of konductor-acquire (3, 4, 5, 78); give it a containerName"
-        )
+        let (whose, right) = match plan.wraps() {
+            true => ("a wrapped command that may not run", "leave them out of its values"),
+            false => ("konductor-acquire", "give it a containerName"),
+        };
+        format!("konductor: podFailurePolicy rule {index} also matches exit codes of {whose} (3, 4, 5, 78); {right}")
     })
 }
 

@@ -14,8 +14,8 @@ use crate::{
     scene::Scene,
 };
 
-const FIRST: &str = "node-1";
-const SECOND: &str = "node-2";
+pub const FIRST: &str = "node-1";
+pub const SECOND: &str = "node-2";
 const TTL: i64 = 10;
 
 /// A command of `tests/cluster/cluster`, which must be the cluster that the tests talk to.
@@ -32,10 +32,10 @@ pub fn must_be_ours() {
 }
 
 /// A node that is there for one test.
-struct SecondNode<'a>(&'a Scene);
+pub struct SecondNode<'a>(&'a Scene);
 
 impl<'a> SecondNode<'a> {
-    fn join(scene: &'a Scene) -> Self {
+    pub fn join(scene: &'a Scene) -> Self {
         must_be_ours();
         cluster(&["up", "--nodes", "2"]);
         Self(scene)
@@ -51,11 +51,11 @@ impl<'a> SecondNode<'a> {
     }
 
     /// It is cut off the network; its containers go on.
-    fn pause(&self) {
+    pub fn pause(&self) {
         cluster(&["node", "pause", SECOND]);
     }
 
-    fn resume(&self) {
+    pub fn resume(&self) {
         cluster(&["node", "resume", SECOND]);
     }
 
@@ -103,13 +103,13 @@ async fn after_the_ttl(scene: &Scene, ttl: i64, pod: &str, unreachable: Timestam
     assert!(waited >= ttl, "{pod} started after {waited} s");
 }
 
-async fn hold_lost(scene: &Scene, about: &str) {
+pub async fn hold_lost(scene: &Scene, about: &str) {
     scene
         .until(&format!("an Event HoldLost about {about}"), async || scene.events(about).iter().any(|event| event.starts_with("HoldLost")))
         .await;
 }
 
-async fn gone(scene: &Scene, pod: &str) {
+pub async fn gone(scene: &Scene, pod: &str) {
     scene.until(&format!("{pod} is gone"), async || scene.pods().get_opt(pod).await.unwrap().is_none()).await;
 }
 

@@ -10,7 +10,7 @@ use kube::{ResourceExt, api::ListParams};
 use serde_json::json;
 
 use crate::{
-    nodes::must_be_ours,
+    nodes::{FIRST, SECOND, SecondNode, gone, hold_lost, must_be_ours},
     outages::{leader, until_serving},
     scene::Scene,
 };
@@ -153,6 +153,30 @@ async fn each_run_holds_anew_with_a_larger_token() {
     scene.until_mutex_free("db").await;
     let tokens: Vec<i64> = scene.runs("again").iter().map(|run| run.token).collect();
     assert!(tokens[0] > 0 && tokens.windows(2).all(|pair| pair[0] < pair[1]), "{tokens:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrapped_command_that_was_cut_off_for_longer_than_the_ttl_is_ended_when_it_comes_back() {
+    let scene = Scene::open_alone("wrap_cut_off").await;
+    let node = SecondNode::join(&scene);
+    scene.apply("apiVersion: konductor.io/v1\nkind: Mutex\nmetadata: {name: db}\nspec: {ttl: 15s}\n");
+    let holds = "konductor.io/mutex: 'db;strategy=wrap;fencing=true'";
+    scene.apply(&scene.app("holder").on_node(SECOND).as_pod(holds));
+    scene.until_beating("holder").await;
+    scene.apply(&scene.app("next").on_node(FIRST).as_pod(holds));
+    node.pause();
+    scene.until_beating("next").await;
+    scene.until_beats_on("holder").await;
+    assert!(scene.runs("holder")[0].token < scene.runs("next")[0].token, "which is what the token is for");
+    node.resume();
+    hold_lost(&scene, "holder").await;
+    gone(&scene, "holder").await;
+    let last = scene.runs("holder");
+    scene.until_beats_on("next").await;
+    assert_eq!(scene.runs("holder"), last);
+    assert_eq!(scene.mutex_holders("db").await, ["next"]);
+    scene.end("next", "0");
+    scene.until_mutex_free("db").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
