@@ -135,7 +135,9 @@ pub fn job(state: &mut State, key: &Key, job: &JobFacts, at: At, gathered: &mut 
         moved_on(state, &job.who.uid, next, key);
     }
     match found {
-        Some((next, item)) if planted::bug("resumed-before-it-holds") && next == *key && item.role.lasts() => gathered.ready.push(job.who.clone()),
+        Some((next, item)) if planted::bug("resumed-before-it-holds") && next == *key && item.role.lasts() => {
+            gathered.ready.push(job.who.clone())
+        }
         None => gathered.ready.push(job.who.clone()),
         Some((next, item)) if next == *key => {
             let asker = Asker {

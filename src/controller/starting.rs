@@ -83,7 +83,9 @@ async fn start(context: &Context, who: &Who) -> Result<(), kube::Error> {
         HolderKind::Pod => {
             let pod = context.world.lock().pods.get(&who.uid).cloned();
             match pod {
-                Some(pod) if context.verify(&pod).await?.held || planted::bug("gate-lifted-before-it-holds") => lift_gate(context, &pod).await,
+                Some(pod) if context.verify(&pod).await?.held || planted::bug("gate-lifted-before-it-holds") => {
+                    lift_gate(context, &pod).await
+                }
                 _ => Ok(()),
             }
         }

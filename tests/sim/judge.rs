@@ -96,7 +96,8 @@ pub fn summary(value: &Value) -> String {
         .collect();
     let meta = &value["metadata"];
     let going = if deleting(value) { " deleting" } else { "" };
-    let arrivals: Vec<&str> = value["status"]["arrivals"].as_array().into_iter().flatten().filter_map(|arrival| arrival["uid"].as_str()).collect();
+    let arrivals: Vec<&str> =
+        value["status"]["arrivals"].as_array().into_iter().flatten().filter_map(|arrival| arrival["uid"].as_str()).collect();
     let phase = value["status"]["phase"].as_str().unwrap_or_default();
     let arrivals = if arrivals.is_empty() { String::new() } else { format!(" arrived {}", arrivals.join(" ")) };
     let kept = if meta["finalizers"].as_array().is_none_or(Vec::is_empty) { "" } else { " kept" };
@@ -298,5 +299,4 @@ impl Core {
     pub fn job_runs(&self, uid: &str) -> bool {
         self.all(What::Jobs).find(|job| job["metadata"]["uid"] == uid).is_some_and(|job| !decided(job) && !suspended(job))
     }
-
 }

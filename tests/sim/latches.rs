@@ -65,7 +65,7 @@ impl Core {
             let person = self.truth.people.get(uid);
             let as_it_should = person.is_some_and(|person| {
                 person.wants.iter().filter(|want| want.key == *key).any(|want| {
-                    let ended = want.arrives_at_end() && person.succeeded;
+                    let ended = want.arrives_at_end() && person.succeeded && person.job.is_none();
                     ended || want.arrives_at_start() && self.has_started(uid)
                 })
             });
@@ -103,6 +103,7 @@ impl Core {
         if !over {
             self.violation("7 (timeout)", format!("{key} failed before its time was over"));
         }
+        self.last_event = Instant::now();
     }
 
     /// A Gate's conditions are met by what has really happened, and stay met.
@@ -137,7 +138,8 @@ impl Core {
 
     /// A Once is executed by one that held it and has really succeeded; and a success that could be known is not forgotten.
     fn judge_once(&mut self, key: &Key, before: &Once, now: &Once, old: Option<&Object>, new: &Object) {
-        let held = |object: Option<&Object>, uid: &str| object.is_some_and(|object| object.holders().iter().any(|holder| holder.uid == uid));
+        let held =
+            |object: Option<&Object>, uid: &str| object.is_some_and(|object| object.holders().iter().any(|holder| holder.uid == uid));
         match (&before.executed, &now.executed) {
             (None, Some(executed)) => {
                 self.stats.executions += 1;
@@ -172,7 +174,8 @@ impl Core {
     /// When nothing has gone wrong for a minute: what could finish has finished.
     pub fn judge_latches(&mut self) {
         let now = self.server_time();
-        let objects: Vec<Object> = self.cast.clone().into_iter().filter_map(|(what, name)| self.primitive(&crate::cast::key(what, name))).collect();
+        let objects: Vec<Object> =
+            self.cast.clone().into_iter().filter_map(|(what, name)| self.primitive(&crate::cast::key(what, name))).collect();
         for object in objects.into_iter().filter(|object| !object.deleting() && latch(object) == Latch::Shut) {
             let (key, round) = (object.key(), object.primitive().round);
             let over = |deadline: Option<Timestamp>| deadline.is_some_and(|deadline| now.duration_since(deadline).as_secs() > 5);

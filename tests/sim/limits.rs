@@ -40,10 +40,7 @@ fn primitive(what: What, before: &Value, after: &Value) -> Result<(), String> {
     let (old, now) = (&before["status"], &after["status"]);
     let holders = list(after, "status", "holders");
     let before_token = old["lastToken"].as_i64();
-    same(
-        before_token.is_some_and(|token| now["lastToken"].as_i64().is_none_or(|next| next < token)),
-        "status.lastToken never goes back",
-    )?;
+    same(before_token.is_some_and(|token| now["lastToken"].as_i64().is_none_or(|next| next < token)), "status.lastToken never goes back")?;
     let latched = |object: &Value| object["phase"].as_str().filter(|phase| ["Open", "Failed"].contains(phase)).map(str::to_owned);
     let opens = latched(now).as_deref() == Some("Open") && latched(old).as_deref() != Some("Open");
     match what {

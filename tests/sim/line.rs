@@ -94,7 +94,8 @@ impl Core {
         let Some(object) = self.primitive(&want.key) else { return false };
         match want.role {
             Role::Wait { on_timeout, .. } => {
-                let gave_up = on_timeout == OnTimeout::Proceed && (latch(&object) == Latch::Failed || self.late(person, want));
+                let late = want.timeout.is_some_and(|timeout| self.server_time().duration_since(person.created) >= timeout);
+                let gave_up = on_timeout == OnTimeout::Proceed && (latch(&object) == Latch::Failed || late);
                 latch(&object) == Latch::Open || gave_up
             }
             _ => latch(&object) != Latch::Shut || self.judge.arrived.contains(&(want.key.clone(), holder.to_owned())),
@@ -118,7 +119,7 @@ impl Core {
         }
     }
 
-    /// Whether somebody's patience for something is over.
+    /// Whether somebody's patience for something may be over: that of a Job's Pod counts from its own creation, or from its Job's.
     pub fn late(&self, person: &Person, want: &Want) -> bool {
         let job = person.job.as_ref().and_then(|job| self.truth.people.get(job));
         let created = job.map_or(person.created, |job| job.created);
@@ -130,7 +131,11 @@ impl Core {
         let shut = |want: &Want| {
             matches!(want.role, Role::Wait { .. }) && self.primitive(&want.key).is_none_or(|object| latch(&object) != Latch::Open)
         };
-        self.asking().into_iter().filter(|asking| asking.next.as_ref().is_some_and(shut)).flat_map(|asking| [asking.uid, asking.holder]).collect()
+        self.asking()
+            .into_iter()
+            .filter(|asking| asking.next.as_ref().is_some_and(shut))
+            .flat_map(|asking| [asking.uid, asking.holder])
+            .collect()
     }
 
     /// Promise 6: nobody is let in past somebody who is there, waits for the same and comes first.
@@ -157,9 +162,7 @@ impl Core {
         let old = |since: Instant| since + margin <= sent;
         let led = self.processes[process].led.is_some_and(old);
         let noticed = |asking: &Asking| match &asking.session {
-            Some(pod) => {
-                self.reachable(pod, margin) && pod.session.is_some_and(|session| session.process == process && old(session.since))
-            }
+            Some(pod) => self.reachable(pod, margin) && pod.session.is_some_and(|session| session.process == process && old(session.since)),
             None => led && old(asking.person.born),
         };
         let passed: Option<String> = self
@@ -216,7 +219,9 @@ impl Core {
                 Role::Wait { .. } if ended || late => stuck.push(format!("{} still waits for {key}", one.uid)),
                 Role::Arrive { .. } | Role::Join => stuck.push(format!("{} could pass {key} and still waits", one.uid)),
                 Role::Execute { .. } if ended => stuck.push(format!("{} waits to execute {key}, which is executed", one.uid)),
-                Role::Hold { .. } | Role::Execute { .. } if late => stuck.push(format!("{} waits for {key} though its time is over", one.uid)),
+                Role::Hold { .. } | Role::Execute { .. } if late => {
+                    stuck.push(format!("{} waits for {key} though its time is over", one.uid))
+                }
                 Role::Hold { .. } | Role::Execute { .. } if one.person.skips && one.session.is_none() => {
                     let held: i64 = object.holders().iter().map(crate::judge::weight).sum();
                     if held > 0 && !inside && held + want.weight() > i64::from(object.capacity()) {

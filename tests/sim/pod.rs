@@ -147,8 +147,7 @@ impl Pod {
             }
             Step::Over { code, acquired: false } => (json!({"terminated": {"exitCode": code}}), json!({"waiting": {}})),
         };
-        let mut status =
-            json!({"phase": if self.alive() { "Running" } else { "Pending" }, "containerStatuses": [state("app", app)]});
+        let mut status = json!({"phase": if self.alive() { "Running" } else { "Pending" }, "containerStatuses": [state("app", app)]});
         if self.asks {
             status["initContainerStatuses"] = json!([state(names::ACQUIRE_CONTAINER, acquire)]);
         }

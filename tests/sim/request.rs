@@ -186,7 +186,9 @@ impl Asked {
         let labels = &object["metadata"]["labels"];
         what == *wanted
             && (namespace.is_empty() || object["metadata"]["namespace"] == namespace.as_str())
-            && query.get("fieldSelector").is_none_or(|selector| selector.strip_prefix("metadata.name=").is_some_and(|name| object["metadata"]["name"] == name))
+            && query
+                .get("fieldSelector")
+                .is_none_or(|selector| selector.strip_prefix("metadata.name=").is_some_and(|name| object["metadata"]["name"] == name))
             && query.get("labelSelector").is_none_or(|selector| {
                 selector.split(',').filter(|pair| !pair.is_empty()).all(|pair| {
                     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

@@ -165,8 +165,7 @@ impl Core {
     /// Enough permits for everybody, so that everybody can come to an end.
     pub fn widen(&mut self) {
         self.truth.at_last = true;
-        let jobs: Vec<String> =
-            self.all(What::Jobs).filter(|job| !held_back(job)).map(|job| text(&job["metadata"]["name"])).collect();
+        let jobs: Vec<String> = self.all(What::Jobs).filter(|job| !held_back(job)).map(|job| text(&job["metadata"]["name"])).collect();
         for job in jobs {
             self.set_suspended(&job, Some(false));
         }

@@ -1,17 +1,15 @@
 //! The exhaustive walk: every order in which two controllers and three participants can act, on the real rules. What a controller knows may be as old as
 //! it likes; a write succeeds only on the revision that it was decided on; answers get lost; controllers die between any two steps.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    fmt::Debug,
-    hash::Hash,
-};
-
 use jiff::Timestamp;
 use konductor::{
     api::{Holder, HolderKind, Mode},
-    rules::{self, Evidence, Executed, Facts, Once, Out, Patience, PodRef, Presence, Primitive, Record, Request, Round, WHOLE, WaitGroup, Who},
+    rules::{
+        self, Evidence, Executed, Facts, Once, Out, Patience, PodRef, Presence, Primitive, Record, Request, Round, WHOLE, WaitGroup, Who,
+    },
 };
+
+use crate::explore::{Walked, explore};
 
 pub const CREATED: i64 = 1_000_000;
 
@@ -92,29 +90,9 @@ struct State {
     controllers: [(Controller, Option<Pending>); 2],
 }
 
-/// What the walk found.
-#[derive(Debug, Default)]
-pub struct Walked {
-    pub states: usize,
-    pub problem: Option<String>,
-}
-
 struct Walk<'a> {
     participants: &'a [Participant],
     held: Held,
-}
-
-/// Visits every state that can be reached from the first one, by `steps`, which says what can come next or what is wrong.
-pub fn explore<S: Clone + Eq + Hash + Debug>(first: S, steps: impl Fn(&S) -> Result<Vec<S>, String>) -> Walked {
-    let mut seen = HashSet::from([first.clone()]);
-    let mut front = VecDeque::from([first]);
-    while let Some(state) = front.pop_front() {
-        match steps(&state) {
-            Ok(next) => front.extend(next.into_iter().filter(|state| seen.insert(state.clone()))),
-            Err(problem) => return Walked { states: seen.len(), problem: Some(format!("{problem}: {state:?}")) },
-        }
-    }
-    Walked { states: seen.len(), problem: None }
 }
 
 /// Visits every reachable state.
@@ -224,7 +202,8 @@ impl Walk<'_> {
         let out = (0..state.pods.len()).filter(|pod| state.pods[*pod] == Stage::Shown);
         let over = (0..self.participants.len()).filter(|participant| state.over[*participant] && self.none_runs(state, *participant));
         let outcome = |participant: usize| {
-            let ended = if self.participants[participant].job { state.over[participant] } else { state.pods[2 * participant] == Stage::Shown };
+            let ended =
+                if self.participants[participant].job { state.over[participant] } else { state.pods[2 * participant] == Stage::Shown };
             ended.then(|| Evidence::Outcome { uid: self.uid(participant), succeeded: Some(state.well[participant]) })
         };
         out.map(|pod| Evidence::PodOut { uid: Self::name(pod), how: Out::Ended })
@@ -251,7 +230,9 @@ impl Walk<'_> {
     /// Controllers that have nothing to do leave nobody behind.
     fn stuck(&self, state: &State, next: &[State]) -> Option<&'static str> {
         let pods_only = |after: &State| after.controllers == state.controllers && after.holders == state.holders;
-        let told = |after: &State| after.latch != state.latch || (0..state.pods.len()).any(|pod| after.pods[pod] == Stage::Told && state.pods[pod] == Stage::Waits);
+        let told = |after: &State| {
+            after.latch != state.latch || (0..state.pods.len()).any(|pod| after.pods[pod] == Stage::Told && state.pods[pod] == Stage::Waits)
+        };
         if state.controllers.iter().any(|(stage, _)| *stage != Controller::Idle)
             || next.iter().any(|after| !pods_only(after) || told(after))
         {
@@ -263,12 +244,18 @@ impl Walk<'_> {
         if state.holders.iter().any(ended) {
             return Some("a hold stays after its holder's end");
         }
-        if self.held == Held::WaitGroup && state.holders.is_empty() && !state.latch.done && state.pods.contains(&Stage::Shown) && state.last_token > 0 {
+        if self.held == Held::WaitGroup
+            && state.holders.is_empty()
+            && !state.latch.done
+            && state.pods.contains(&Stage::Shown)
+            && state.last_token > 0
+        {
             return Some("all members are done, and the WaitGroup is not");
         }
         // Where there is something to be skipped, a turn that changes nothing tells them; that is no state of its own to wait in.
         let alone = state.holders.is_empty() || self.held == Held::WaitGroup;
-        (alone && state.pods.contains(&Stage::Waits) && !next.iter().any(|after| self.refuses(state, after))).then_some("somebody waits for nobody")
+        (alone && state.pods.contains(&Stage::Waits) && !next.iter().any(|after| self.refuses(state, after)))
+            .then_some("somebody waits for nobody")
     }
 
     fn pod_steps(&self, state: &State, pod: usize, next: &mut Vec<State>) {
@@ -361,7 +348,9 @@ impl Walk<'_> {
         }
         let granted: Vec<usize> = decision.granted.iter().filter_map(|grant| pod_of(&grant.asker)).collect();
         let latch = match &decision.record {
-            Record::Once(once) => Latch { executed: once.executed.as_ref().and_then(|executed| participant_of(&executed.by.uid)), done: false },
+            Record::Once(once) => {
+                Latch { executed: once.executed.as_ref().and_then(|executed| participant_of(&executed.by.uid)), done: false }
+            }
             Record::WaitGroup(group) => Latch { executed: None, done: group.done_at.is_some() },
             _ => Latch::default(),
         };
@@ -385,7 +374,8 @@ impl Walk<'_> {
 
     /// Whether somebody who waits is told that there is nothing left to do.
     fn refuses(&self, state: &State, after: &State) -> bool {
-        state.latch.executed.is_some() && state.pods.iter().zip(&after.pods).any(|(before, after)| (before, after) == (&Stage::Waits, &Stage::Shown))
+        state.latch.executed.is_some()
+            && state.pods.iter().zip(&after.pods).any(|(before, after)| (before, after) == (&Stage::Waits, &Stage::Shown))
     }
 
     /// What is recorded for good stays; a WaitGroup is not done while it has members.

@@ -7,7 +7,10 @@ use konductor::{
     rules::{self, Condition, Facts, Gate, Latch, Observed, Patience, Primitive, Record, Round, Seen, Sight, Standing, Waiter},
 };
 
-use crate::walk::{CREATED, Walked, explore};
+use crate::{
+    explore::{Walked, explore},
+    walk::CREATED,
+};
 
 /// A Job of a name: which one it is, and how far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,8 +51,7 @@ struct State {
 pub fn walk() -> Walked {
     let jobs = [Job::Runs(0); 2];
     let gate = Recorded { met: [None, None], open: false };
-    let first =
-        State { jobs, completed: [[false; 2]; 2], pictures: [jobs; 2], gate, passed: false, controllers: [Controller::Idle; 2] };
+    let first = State { jobs, completed: [[false; 2]; 2], pictures: [jobs; 2], gate, passed: false, controllers: [Controller::Idle; 2] };
     explore(first, |state| {
         let mut next = Vec::new();
         for job in 0..2 {

@@ -9,7 +9,10 @@ use konductor::{
     rules::{self, Barrier, Facts, Latch, Participant, Patience, Primitive, Record, Round, Waiter, Who},
 };
 
-use crate::walk::{CREATED, Walked, explore};
+use crate::{
+    explore::{Walked, explore},
+    walk::CREATED,
+};
 
 const PEOPLE: usize = 3;
 
@@ -43,7 +46,10 @@ struct Recorded {
 enum Controller {
     Idle,
     /// Its write is under way. `fresh`: nobody else has written since it was decided.
-    Writes { next: Recorded, fresh: bool },
+    Writes {
+        next: Recorded,
+        fresh: bool,
+    },
     /// Its write succeeded, and it goes on to tell and to free.
     Wrote,
     /// It has read that this one's end is on record, and is about to let it go.
