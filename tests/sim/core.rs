@@ -184,8 +184,8 @@ pub struct Core {
     pub last_write: Option<Instant>,
     /// When time last jumped for everybody.
     pub jumped: Option<Instant>,
-    /// The last write of anybody else.
-    last_event: Instant,
+    /// The last write of anybody else, or the last time that ran out.
+    pub last_event: Instant,
 }
 
 impl Core {

@@ -65,7 +65,7 @@ impl Core {
             let person = self.truth.people.get(uid);
             let as_it_should = person.is_some_and(|person| {
                 person.wants.iter().filter(|want| want.key == *key).any(|want| {
-                    let ended = want.arrives_at_end() && person.succeeded;
+                    let ended = want.arrives_at_end() && person.succeeded && person.job.is_none();
                     ended || want.arrives_at_start() && self.has_started(uid)
                 })
             });
@@ -103,6 +103,7 @@ impl Core {
         if !over {
             self.violation("7 (timeout)", format!("{key} failed before its time was over"));
         }
+        self.last_event = Instant::now();
     }
 
     /// A Gate's conditions are met by what has really happened, and stay met.

@@ -94,7 +94,8 @@ impl Core {
         let Some(object) = self.primitive(&want.key) else { return false };
         match want.role {
             Role::Wait { on_timeout, .. } => {
-                let gave_up = on_timeout == OnTimeout::Proceed && (latch(&object) == Latch::Failed || self.late(person, want));
+                let late = want.timeout.is_some_and(|timeout| self.server_time().duration_since(person.created) >= timeout);
+                let gave_up = on_timeout == OnTimeout::Proceed && (latch(&object) == Latch::Failed || late);
                 latch(&object) == Latch::Open || gave_up
             }
             _ => latch(&object) != Latch::Shut || self.judge.arrived.contains(&(want.key.clone(), holder.to_owned())),
@@ -118,7 +119,7 @@ impl Core {
         }
     }
 
-    /// Whether somebody's patience for something is over.
+    /// Whether somebody's patience for something may be over: that of a Job's Pod counts from its own creation, or from its Job's.
     pub fn late(&self, person: &Person, want: &Want) -> bool {
         let job = person.job.as_ref().and_then(|job| self.truth.people.get(job));
         let created = job.map_or(person.created, |job| job.created);

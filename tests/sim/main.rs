@@ -19,6 +19,7 @@ mod chance;
 mod cluster;
 mod core;
 mod debts;
+mod explore;
 mod jobs;
 mod judge;
 mod latches;

@@ -175,14 +175,14 @@ fn seeds(asked: &Asked) -> bool {
         & enough(crashes, "deaths of a controller", 200)
         & enough(losses, "holds taken from lost nodes", 10)
         & enough(grants, "grants", 1000)
-        & enough(arrivals, "arrivals", 100)
+        & enough(arrivals, "arrivals", 50)
         & enough(opened, "Barriers that open", 10)
-        & enough(gates, "Gates that open", 10)
+        & enough(gates, "Gates that open", 5)
         & enough(executions, "executions", 10)
         & enough(done, "WaitGroups that are done", 10)
-        & enough(skips, "Jobs that are left out", 10)
-        & enough(resumed, "Jobs that are resumed", 50)
-        & enough(ungated, "Pods that waited for a node", 50)
+        & enough(skips, "Jobs that are left out", 20)
+        & enough(resumed, "Jobs that are resumed", 80)
+        & enough(ungated, "Pods that waited for a node", 150)
 }
 
 /// Every planted bug is caught.

@@ -1,12 +1,6 @@
 //! The exhaustive walk: every order in which two controllers and three participants can act, on the real rules. What a controller knows may be as old as
 //! it likes; a write succeeds only on the revision that it was decided on; answers get lost; controllers die between any two steps.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    fmt::Debug,
-    hash::Hash,
-};
-
 use jiff::Timestamp;
 use konductor::{
     api::{Holder, HolderKind, Mode},
@@ -14,6 +8,8 @@ use konductor::{
         self, Evidence, Executed, Facts, Once, Out, Patience, PodRef, Presence, Primitive, Record, Request, Round, WHOLE, WaitGroup, Who,
     },
 };
+
+use crate::explore::{Walked, explore};
 
 pub const CREATED: i64 = 1_000_000;
 
@@ -94,29 +90,9 @@ struct State {
     controllers: [(Controller, Option<Pending>); 2],
 }
 
-/// What the walk found.
-#[derive(Debug, Default)]
-pub struct Walked {
-    pub states: usize,
-    pub problem: Option<String>,
-}
-
 struct Walk<'a> {
     participants: &'a [Participant],
     held: Held,
-}
-
-/// Visits every state that can be reached from the first one, by `steps`, which says what can come next or what is wrong.
-pub fn explore<S: Clone + Eq + Hash + Debug>(first: S, steps: impl Fn(&S) -> Result<Vec<S>, String>) -> Walked {
-    let mut seen = HashSet::from([first.clone()]);
-    let mut front = VecDeque::from([first]);
-    while let Some(state) = front.pop_front() {
-        match steps(&state) {
-            Ok(next) => front.extend(next.into_iter().filter(|state| seen.insert(state.clone()))),
-            Err(problem) => return Walked { states: seen.len(), problem: Some(format!("{problem}: {state:?}")) },
-        }
-    }
-    Walked { states: seen.len(), problem: None }
 }
 
 /// Visits every reachable state.

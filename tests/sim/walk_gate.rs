@@ -7,7 +7,10 @@ use konductor::{
     rules::{self, Condition, Facts, Gate, Latch, Observed, Patience, Primitive, Record, Round, Seen, Sight, Standing, Waiter},
 };
 
-use crate::walk::{CREATED, Walked, explore};
+use crate::{
+    explore::{Walked, explore},
+    walk::CREATED,
+};
 
 /// A Job of a name: which one it is, and how far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -9,7 +9,10 @@ use konductor::{
     rules::{self, Barrier, Facts, Latch, Participant, Patience, Primitive, Record, Round, Waiter, Who},
 };
 
-use crate::walk::{CREATED, Walked, explore};
+use crate::{
+    explore::{Walked, explore},
+    walk::CREATED,
+};
 
 const PEOPLE: usize = 3;
 
