@@ -307,7 +307,8 @@ async fn who_does_not_wait_is_denied_and_who_waits_for_what_is_not_there_says_so
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_reaches_nothing_of_another_namespace() {
-    let (scene, other) = (Scene::open("claim_own").await, Scene::open("claim_other").await);
+    let scene = Scene::open("claim_own").await;
+    let other = scene.open_beside("claim_other").await;
     make(&other, "Mutex", "db", "{allowedNamespaces: ['*']}");
     claim(&scene, "a", "kind: Mutex, name: db");
     claim(&scene, "b", &format!("kind: Mutex, name: {}/db", other.namespace));

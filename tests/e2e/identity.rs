@@ -196,7 +196,7 @@ async fn a_stolen_token_gives_only_what_its_own_pod_may() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primitive_of_another_namespace_must_allow_it() {
     let owner = Scene::open("allowed_owner").await;
-    let guest = Scene::open("allowed_guest").await;
+    let guest = owner.open_beside("allowed_guest").await;
     owner.create_mutex("closed");
     owner.apply(&format!(
         "apiVersion: konductor.io/v1\nkind: Mutex\nmetadata: {{name: shared}}\nspec: {{allowedNamespaces: [{}]}}\n",

@@ -9,6 +9,7 @@ use std::{
     io::Write,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -45,7 +46,7 @@ pub struct Scene {
     pub client: Client,
     pub namespace: String,
     beats: PathBuf,
-    _share: Share,
+    share: Arc<Share>,
 }
 
 impl Scene {
@@ -55,15 +56,20 @@ impl Scene {
     }
 
     pub async fn open_with_labels(test: &str, labels: &[(&str, &str)]) -> Self {
-        Self::open_in(Share::Shared(CLUSTER.read().await), test, labels).await
+        Self::open_in(Arc::new(Share::Shared(CLUSTER.read().await)), test, labels).await
     }
 
     /// The same for a test that breaks what the others rely on: no other test of this process runs beside it.
     pub async fn open_alone(test: &str) -> Self {
-        Self::open_in(Share::Whole(CLUSTER.write().await), test, &[]).await
+        Self::open_in(Arc::new(Share::Whole(CLUSTER.write().await)), test, &[]).await
     }
 
-    async fn open_in(share: Share, test: &str, labels: &[(&str, &str)]) -> Self {
+    /// Opens one more namespace for the same test, with the part that it has: asking for another one would wait behind whoever waits for this test to end.
+    pub async fn open_beside(&self, test: &str) -> Self {
+        Self::open_in(self.share.clone(), test, &[]).await
+    }
+
+    async fn open_in(share: Arc<Share>, test: &str, labels: &[(&str, &str)]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::try_default().await.expect("KUBECONFIG names a cluster with konductor (make cluster)");
         let unique = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos() % 100_000;
@@ -75,7 +81,7 @@ impl Scene {
         let beats = std::env::temp_dir().join("konductor-e2e").join(&namespace);
         fs::create_dir_all(&beats).unwrap();
         fs::set_permissions(&beats, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-        let scene = Self { client, namespace, beats, _share: share };
+        let scene = Self { client, namespace, beats, share };
         // Without it no Pod is let in.
         let accounts = Api::<ServiceAccount>::namespaced(scene.client.clone(), &scene.namespace);
         scene.until("the namespace has its service account", async || accounts.get_opt("default").await.unwrap().is_some()).await;
