@@ -398,7 +398,7 @@ fn refusal(claim: &Claim) -> Error {
     let reason = claim.status.iter().flat_map(|status| &status.conditions).find(|condition| condition.type_ == "Granted");
     let said = message(claim).unwrap_or("it was denied").to_owned();
     match reason.map(|condition| condition.reason.as_str()) {
-        Some("TimedOut" | "Failed") => Error::Timeout(said),
+        Some("TimedOut" | "NotFree" | "Failed") => Error::Timeout(said),
         Some("Executed") => Error::Executed(said),
         _ => Error::Denied(said),
     }
