@@ -159,6 +159,22 @@ pub enum ClaimPhase {
     Released,
 }
 
+/// Reasons of the condition `Granted` of a Claim that was denied, by which programs tell them apart.
+pub mod denied {
+    /// Its timeout was over.
+    pub const TIMED_OUT: &str = "TimedOut";
+    /// It asked not to wait, and there was something to wait for.
+    pub const NOT_FREE: &str = "NotFree";
+    /// The Barrier or the Gate that it waited for has failed.
+    pub const FAILED: &str = "Failed";
+    /// The Once has been executed by somebody else.
+    pub const EXECUTED: &str = "Executed";
+    /// It came after the Barrier was open, or before this round.
+    pub const LATE: &str = "Late";
+    /// For another reason; the message says for which.
+    pub const DENIED: &str = "Denied";
+}
+
 /// State of a Claim; konductor writes it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -21,7 +21,7 @@ mod shared;
 mod waitgroup;
 
 pub use barrier::{Barrier, BarrierPhase, BarrierSpec, BarrierStatus};
-pub use claim::{Claim, ClaimKind, ClaimPhase, ClaimSpec, ClaimStatus, Operation};
+pub use claim::{Claim, ClaimKind, ClaimPhase, ClaimSpec, ClaimStatus, Operation, denied};
 pub use crds::crds;
 pub use duration::{Duration, DurationError};
 pub use gate::{Gate, GateByHand, GateCondition, GateConditionStatus, GatePhase, GateSpec, GateState, GateStatus, GateType};

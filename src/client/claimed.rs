@@ -17,7 +17,7 @@ use super::{
     Ask, Error, Inner, Options, name,
     request::{ANSWER_WITHIN, Events, REPEAT_FOR, made, remove, remove_surely, timed, within},
 };
-use crate::api::{Claim, ClaimPhase};
+use crate::api::{Claim, ClaimPhase, denied};
 
 /// An API server that is well may take this long.
 const QUICKEST: Duration = Duration::from_millis(500);
@@ -398,8 +398,8 @@ fn refusal(claim: &Claim) -> Error {
     let reason = claim.status.iter().flat_map(|status| &status.conditions).find(|condition| condition.type_ == "Granted");
     let said = message(claim).unwrap_or("it was denied").to_owned();
     match reason.map(|condition| condition.reason.as_str()) {
-        Some("TimedOut" | "NotFree" | "Failed") => Error::Timeout(said),
-        Some("Executed") => Error::Executed(said),
+        Some(denied::TIMED_OUT | denied::NOT_FREE | denied::FAILED) => Error::Timeout(said),
+        Some(denied::EXECUTED) => Error::Executed(said),
         _ => Error::Denied(said),
     }
 }

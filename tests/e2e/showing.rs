@@ -67,8 +67,7 @@ async fn kubectl_get_answers_for_every_kind() {
     ] {
         scene.apply(&format!("apiVersion: konductor.io/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"));
     }
-    let holds =
-        "konductor.io/acquire: 'lease/leader, rwmutex/cache;mode=read', konductor.io/done: waitgroup/workers, konductor.io/arrive: barrier/stage";
+    let holds = "konductor.io/acquire: 'lease/leader, rwmutex/cache;mode=read', konductor.io/done: waitgroup/workers, konductor.io/arrive: barrier/stage";
     scene.apply(&scene.app("first").as_pod(holds));
     scene.until_beating("first").await;
     scene.apply(&scene.app("once").as_job("konductor.io/once: work"));

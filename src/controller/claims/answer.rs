@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::ClaimFacts;
 use crate::{
-    api::{ClaimPhase, ClaimStatus, Holder},
+    api::{ClaimPhase, ClaimStatus, Holder, denied as reasons},
     controller::{
         object::{Key, Object},
         status::set_condition,
@@ -19,11 +19,6 @@ use crate::{
 
 /// Longest message, in characters, as the schema has it.
 const LONGEST: usize = 1024;
-
-/// It did not want to wait.
-pub const NOT_FREE: &str = "NotFree";
-/// Somebody else has executed it.
-pub const EXECUTED: &str = "Executed";
 
 /// How a Claim stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,14 +117,15 @@ impl<'a> Answers<'a> {
         match fate {
             Some(Fate::Granted) => None,
             Some(Fate::Passed | Fate::Settled(Settlement::Counted)) => Some(Answer::Done),
-            Some(Fate::Skipped) => denied(EXECUTED, format!("{name} has been executed: there is nothing left to do")),
+            Some(Fate::Skipped) => denied(reasons::EXECUTED, format!("{name} has been executed: there is nothing left to do")),
             Some(Fate::Refused(why)) => Some(self.refused(why)),
             Some(Fate::Settled(Settlement::NotAllowed)) => Some(self.refused(Refused::NotAllowed)),
             Some(Fate::Settled(Settlement::Unsuitable)) => Some(self.refused(Refused::Unsuitable)),
-            Some(Fate::Settled(Settlement::Late)) => denied("Late", words::late(key, after, &key.namespace)),
-            Some(Fate::Settled(Settlement::BelowZero)) => {
-                denied("Denied", format!("denied: the counter of {name} would fall below zero, counting only what was added by hand"))
-            }
+            Some(Fate::Settled(Settlement::Late)) => denied(reasons::LATE, words::late(key, after, &key.namespace)),
+            Some(Fate::Settled(Settlement::BelowZero)) => denied(
+                reasons::DENIED,
+                format!("denied: the counter of {name} would fall below zero, counting only what was added by hand"),
+            ),
             Some(Fate::Queued { why, first }) => words::claim_waits(key, after, Some(why), first).map(Answer::Waits),
             None => words::claim_waits(key, after, None, false).map(Answer::Waits),
         }
@@ -138,10 +134,10 @@ impl<'a> Answers<'a> {
     fn refused(&self, why: Refused) -> Answer {
         let (reason, text) = words::refusal(self.key, self.after, why, &self.key.namespace);
         let reason = match (why, reason) {
-            (Refused::Failed, _) => "Failed",
-            (Refused::NotFree, _) => NOT_FREE,
-            (_, Reason::TimedOut) => "TimedOut",
-            _ => "Denied",
+            (Refused::Failed, _) => reasons::FAILED,
+            (Refused::NotFree, _) => reasons::NOT_FREE,
+            (_, Reason::TimedOut) => reasons::TIMED_OUT,
+            _ => reasons::DENIED,
         };
         Answer::Denied { reason, text }
     }

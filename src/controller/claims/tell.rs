@@ -14,11 +14,11 @@ use tracing::info;
 
 use super::{
     ClaimFacts, Renewed,
-    answer::{Answer, Answers, EXECUTED, NOT_FREE, ends, status},
+    answer::{Answer, Answers, ends, status},
     look::AT_ONCE,
 };
 use crate::{
-    api::Claim,
+    api::{Claim, denied},
     controller::{
         Context, ask,
         events::Note,
@@ -144,7 +144,7 @@ async fn write(context: &Context, key: &Key, claim: &ClaimFacts, answer: &Answer
     }
     let (reason, text) = match answer {
         // These are answers like any other: a script may ask every second.
-        Answer::Denied { reason: NOT_FREE | EXECUTED, .. } => return Ok(()),
+        Answer::Denied { reason: denied::NOT_FREE | denied::EXECUTED, .. } => return Ok(()),
         Answer::Denied { text, .. } => ("Denied", text),
         Answer::Expired(text) => ("Expired", text),
         Answer::Waits(_) | Answer::Holds { .. } | Answer::Done | Answer::Released(_) => return Ok(()),
