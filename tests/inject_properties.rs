@@ -180,11 +180,7 @@ fn annotations(of_job: bool) -> impl Strategy<Value = Value> {
             keys.push_str(if fencing && token { ";fencing=true" } else { "" });
             keys.push_str(if skip { ";on-conflict=skip" } else { "" });
             let implied = of_job && (skip || !once.is_empty());
-            let fits = |strategy: &&str| match *strategy {
-                "suspend" => of_job,
-                "wrap" => wrap,
-                _ => !implied,
-            };
+            let fits = |strategy: &str| if ["suspend", "wrap"].contains(&strategy) { of_job == (strategy == "suspend") } else { !implied };
             if let Some(strategy) = strategy.filter(|strategy| early && fits(strategy)) {
                 keys.push_str(&format!(";strategy={strategy}"));
             }
@@ -220,11 +216,8 @@ fn pod() -> impl Strategy<Value = Value> {
             // The container that is wrapped must be there.
             let ends = |container: &&Value| container["restartPolicy"] != "Always" && container["name"] != "istio-init";
             let init = spec["initContainers"].as_array().and_then(|list| list.iter().find(ends));
-            let init = init.map(|init| init["name"].as_str().unwrap().to_owned());
-            let wrapped = init.unwrap_or_else(|| {
-                spec["containers"][0]["name"] = "main".into();
-                "main".to_owned()
-            });
+            let wrapped = init.map_or("main".to_owned(), |init| init["name"].as_str().unwrap().to_owned());
+            spec["containers"][0]["name"] = "main".into();
             for value in annotations.as_object_mut().unwrap().values_mut() {
                 *value = value.as_str().unwrap().replace(";strategy=wrap", &format!(";strategy=wrap;container={wrapped}")).into();
             }

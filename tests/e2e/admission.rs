@@ -93,7 +93,7 @@ async fn every_mistake_is_refused_with_the_nearest_right_word() {
         ("konductor.io/acquire: 'mutex/db, mutex/db'", &["konductor.io/acquire", "`mutex/db`", "named twice"]),
         ("konducter.io/mutex: db", &["konducter.io/mutex", "begin with konductor.io/, like konductor.io/mutex"]),
         ("konductor.io/wait: mutex/db", &["konductor.io/wait", "`mutex/db`", "did you mean `konductor.io/acquire: mutex/db`?"]),
-        ("konductor.io/mutex: 'db;strategy=wrap'", &["konductor.io/mutex", "`strategy=wrap`", "not supported by this version yet"]),
+        ("konductor.io/mutex: 'db;strategy=warp'", &["konductor.io/mutex", "`strategy=warp`", "did you mean `strategy=wrap`?"]),
         ("konductor.io/mutex: DB", &["konductor.io/mutex", "`DB`", "did you mean `db`?"]),
         ("konductor.io/inject: 'no'", &["konductor.io/inject", "`no`", "neither true nor false"]),
     ];
