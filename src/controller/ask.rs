@@ -57,6 +57,7 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
         None if cut_off => Presence::Away,
         None => without_session(state, pod, at.now, gathered),
     };
+    let waits_from = pod.job.as_ref().and_then(|owner| state.jobs.get(&owner.uid)).map_or(pod.created, |job| waits_from(job, &plan));
     let found = {
         let state = &*state;
         let gone_through = |key: &Key, item: &Item| match &session {
@@ -65,7 +66,7 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
                 let object = state.objects.get(key);
                 match item.role {
                     Role::Arrive { .. } => object.is_some_and(|object| arrived(object, pod.job.as_ref().map_or(pod.uid(), |job| &job.uid))),
-                    Role::Wait { .. } => passed(object, item, pod.created, at.time),
+                    Role::Wait { .. } => passed(object, item, waits_from, at.time),
                     _ => object.is_some_and(|object| token_of(object, pod).is_some()),
                 }
             }
@@ -101,11 +102,7 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
                 gathered.impostors.push(pod.uid().to_owned());
                 return false;
             }
-            Some(job) => {
-                // It has waited as a whole already.
-                let waited = if plan.strategy == Some(Strategy::Suspend) { job.created } else { job.started };
-                (job.who.clone(), job.created, (job.started, waited), job.shared)
-            }
+            Some(job) => (job.who.clone(), job.created, (job.started, waits_from), job.shared),
         },
     };
     let under_job = (who.kind == HolderKind::Job).then(|| pod.as_ref());
@@ -115,6 +112,11 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
         Asker { uid: pod.uid(), plan: &plan, who, pod: under_job, created, patient_from, exists, presence, shared, default_priority };
     asker.ask(item, at.time, gathered);
     true
+}
+
+/// From when the patience of a Job's Pods counts for what they only wait for. One that konductor suspended has waited as a whole already.
+fn waits_from(job: &JobFacts, plan: &Plan) -> Timestamp {
+    if plan.strategy == Some(Strategy::Suspend) { job.created } else { job.started }
 }
 
 /// Adds to the facts what a Job that konductor suspended asks of this primitive, if it is its turn to ask for it.

@@ -3,7 +3,7 @@
 use tracing::warn;
 
 use super::{
-    Context,
+    Context, ask,
     events::Note,
     examine::Overdue,
     facts::PodFacts,
@@ -50,9 +50,9 @@ fn goes_on(pod: &PodFacts) -> bool {
     pod.started && pod.plan.as_ref().is_some_and(|plan| plan.on_lost == OnLost::Ignore)
 }
 
-/// Deletes those who held for longer than they may; their end releases the hold.
-pub async fn overdue(context: &Context, key: &Key, overdue: &[Overdue]) -> Result<(), kube::Error> {
-    for Overdue { who, never_started } in overdue {
+/// Deletes those who have held for longer than they may; their end releases the hold. Who has just been released has come to its end by itself.
+pub async fn overdue(context: &Context, key: &Key, written: &Object, overdue: &[Overdue]) -> Result<(), kube::Error> {
+    for Overdue { who, never_started } in overdue.iter().filter(|overdue| ask::holds(written, &overdue.who.uid)) {
         let name = key.seen_from(&who.namespace);
         let (reason, text) = if *never_started {
             ("StartTimeout", format!("has held {name} for longer than its start-timeout without having started: it is deleted"))

@@ -93,7 +93,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
                 let done = [
                     told,
                     ending::strays(context, key, &written, &gathered.strays).await,
-                    ending::overdue(context, key, &gathered.overdue).await.map_err(TurnError::from),
+                    ending::overdue(context, key, &written, &gathered.overdue).await.map_err(TurnError::from),
                     starting::go(context, key, Some(&written), &decision, &gathered).await.map_err(TurnError::from),
                     outcomes::free(context, key).await.map_err(TurnError::from),
                     clean_up(context, key, &written, now).await,

@@ -226,6 +226,8 @@ impl Core {
             let ended = latch(&object) != Latch::Shut;
             let late = one.person.job.is_none() && !inside && self.late(&one.person, want);
             match want.role {
+                // A session remembers what was open, and is somewhere else by now.
+                Role::Wait { .. } if self.judge.open.after(key, one.person.born) => {}
                 Role::Wait { .. } if ended || late => stuck.push(format!("{} still waits for {key}", one.uid)),
                 Role::Arrive { .. } | Role::Join => stuck.push(format!("{} could pass {key} and still waits", one.uid)),
                 Role::Execute { .. } if ended => stuck.push(format!("{} waits to execute {key}, which is executed", one.uid)),

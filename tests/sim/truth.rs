@@ -52,8 +52,8 @@ pub struct Truth {
     pub apps_run_on: bool,
     /// Everybody is to come to an end: there are permits for all.
     pub at_last: bool,
-    /// Since when only those are left who wait for what does not come.
-    pub hopeless: Option<Instant>,
+    /// Since when the same have been left.
+    pub hopeless: Option<(Instant, Vec<String>)>,
 }
 
 /// Something that an agent does.

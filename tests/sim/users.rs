@@ -15,8 +15,8 @@ use crate::{
 
 /// How many Pods may be about at once.
 const CROWD: usize = 9;
-/// So long after everybody else is done, people give up those who wait for what does not come.
-const PATIENT: Duration = Duration::from_secs(5);
+/// So long after anybody has come to an end, people give up those who wait for what does not come.
+const PATIENT: Duration = Duration::from_secs(40);
 
 impl Core {
     /// Users create: a Pod or a Job of one of few names, so that names come back.
@@ -174,17 +174,18 @@ impl Core {
         }
     }
 
-    /// When only those are left who wait for what does not come, people give them up.
+    /// When nobody has come to an end for a while, people give up those who wait for what does not come.
     fn give_up(&mut self) {
+        let left = self.left();
+        match &self.truth.hopeless {
+            Some((since, before)) if *before == left && since.elapsed() < PATIENT => return,
+            Some((_, before)) if *before == left => self.truth.hopeless = None,
+            _ => {
+                self.truth.hopeless = Some((Instant::now(), left));
+                return;
+            }
+        }
         let waiting = self.waiting();
-        if waiting.is_empty() || !self.left().iter().all(|uid| waiting.contains(uid)) {
-            self.truth.hopeless = None;
-            return;
-        }
-        if self.truth.hopeless.get_or_insert_with(Instant::now).elapsed() < PATIENT {
-            return;
-        }
-        self.truth.hopeless = None;
         let meant = |object: &&Value| waiting.iter().any(|uid| object["metadata"]["uid"] == uid.as_str()) && !deleting(object);
         let name = |object: &Value| text(&object["metadata"]["name"]);
         let jobs: Vec<Place> = self.all(What::Jobs).filter(meant).map(|job| place(What::Jobs, &name(job))).collect();
