@@ -109,10 +109,7 @@ async fn permits_that_are_added_let_the_next_ones_in_and_permits_that_are_taken_
     let permits = |permits: i32| {
         scene.run(&["patch", "semaphore", "room", "--type=merge", "-p", &format!("{{\"spec\": {{\"permits\": {permits}}}}}")])
     };
-    for name in ["a", "b", "c"] {
-        scene.apply(&scene.app(name).as_pod("konductor.io/semaphore: room"));
-        scene.until_waiting(name).await;
-    }
+    scene.line_up(&["a", "b", "c"].map(|name| (name, "konductor.io/semaphore: room"))).await;
     permits(2);
     scene.until_beating("a").await;
     scene.until_beating("b").await;
