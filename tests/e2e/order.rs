@@ -1,5 +1,7 @@
 //! Who goes next: priority, then age; a wide request is not starved by narrow ones; and how long a request waits.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::ContainerStateTerminated;
 
 use crate::scene::Scene;
@@ -109,7 +111,11 @@ async fn permits_that_are_added_let_the_next_ones_in_and_permits_that_are_taken_
     let permits = |permits: i32| {
         scene.run(&["patch", "semaphore", "room", "--type=merge", "-p", &format!("{{\"spec\": {{\"permits\": {permits}}}}}")])
     };
-    scene.line_up(&["a", "b", "c"].map(|name| (name, "konductor.io/semaphore: room"))).await;
+    for name in ["a", "b", "c"] {
+        scene.apply(&scene.app(name).as_pod("konductor.io/semaphore: room"));
+        // Each is at least a second younger: two of the same age have no order.
+        tokio::join!(tokio::time::sleep(Duration::from_secs(1)), scene.until_waiting(name));
+    }
     permits(2);
     scene.until_beating("a").await;
     scene.until_beating("b").await;

@@ -69,7 +69,8 @@ async fn a_failure_passes_the_turn_and_a_success_is_for_ever() {
     scene.until("the next one waits", async || scene.run(&["logs", "does-it", "--ignore-errors"]).contains("waiting for once/seed")).await;
     scene.end("fails", "3");
     scene.until_beating("does-it").await;
-    assert_eq!(exit_code(&scene, "fails", "app"), "3");
+    // The turn is passed when the command ends, a moment before the kubelet reports it.
+    scene.until("the failure is reported", async || exit_code(&scene, "fails", "app") == "3").await;
     scene.end("does-it", "0");
     until_executed_by(&scene, "seed", "pod/does-it").await;
     scene.apply(&scene.app("late").as_pod(once));
@@ -95,7 +96,7 @@ async fn a_hold_ends_with_the_command_though_the_pod_lives_on() {
     scene.until_beating("two").await;
     scene.until_beats_on("one-serves").await;
     assert_eq!(scene.phase("one").await.as_deref(), Some("Running"));
-    assert_eq!(exit_code(&scene, "one", "app"), "7");
+    scene.until("the exit code is reported", async || exit_code(&scene, "one", "app") == "7").await;
     scene.end("two", "0");
     scene.until_mutex_free("db").await;
     scene.until_beats_on("two-serves").await;
