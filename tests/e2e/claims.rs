@@ -3,13 +3,12 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    outages::{Away, until_serving},
     primitives::{field, make, until_field},
     scene::Scene,
 };
 
 /// A Claim of this name; `spec` is what stands between the braces.
-fn claim(scene: &Scene, name: &str, spec: &str) {
+pub fn claim(scene: &Scene, name: &str, spec: &str) {
     scene.apply(&claim_yaml(name, spec));
 }
 
@@ -17,7 +16,7 @@ fn claim_yaml(name: &str, spec: &str) -> String {
     format!("apiVersion: konductor.io/v1\nkind: Claim\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
 }
 
-async fn until_phase(scene: &Scene, name: &str, phase: &str) {
+pub async fn until_phase(scene: &Scene, name: &str, phase: &str) {
     until_field(scene, &format!("clm/{name}"), ".status.phase", phase).await;
 }
 
@@ -25,7 +24,7 @@ async fn until_gone(scene: &Scene, object: &str) {
     scene.until(&format!("{object} is gone"), async || field(scene, object, ".metadata.name").is_empty()).await;
 }
 
-fn token(scene: &Scene, name: &str) -> i64 {
+pub fn token(scene: &Scene, name: &str) -> i64 {
     field(scene, &format!("clm/{name}"), ".status.token").parse().unwrap()
 }
 
@@ -338,29 +337,4 @@ async fn what_a_claim_asks_for_and_its_token_cannot_be_changed() {
     until_phase(&scene, "a", "Expired").await;
     assert_eq!((token(&scene, "a"), message(&scene, "a")), (held, "no longer holds mutex/db".to_owned()));
     assert!(scene.mutex_holders("db").await.is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_claim_does_not_expire_because_konductor_was_away() {
-    let scene = Scene::open_alone("claim_away").await;
-    until_serving(&scene).await;
-    scene.create_mutex("db");
-    scene.create_mutex("other");
-    claim(&scene, "a", "kind: Mutex, name: db, ttl: 20s");
-    until_phase(&scene, "a", "Granted").await;
-    let held = token(&scene, "a");
-    let away = Away::take(&scene).await;
-    // Longer than it holds without a renewal; and nobody renews it.
-    tokio::time::sleep(Duration::from_secs(21)).await;
-    claim(&scene, "b", "kind: Mutex, name: db");
-    claim(&scene, "probe", "kind: Mutex, name: other");
-    scene.run_in_system(&["scale", "deployment/konductor", "--replicas=2"]);
-    until_phase(&scene, "probe", "Granted").await;
-    assert_eq!((field(&scene, "clm/a", ".status.phase"), token(&scene, "a")), ("Granted".to_owned(), held));
-    assert_eq!(scene.mutex_holders("db").await, ["a"]);
-    drop(away);
-    // Then it does.
-    until_phase(&scene, "a", "Expired").await;
-    until_phase(&scene, "b", "Granted").await;
-    assert!(token(&scene, "b") > held);
 }

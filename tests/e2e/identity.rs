@@ -10,8 +10,8 @@ use k8s_openapi::ByteString;
 use serde_json::Value;
 
 use crate::{
+    alone::nodes::must_be_ours,
     https::{Answer, ask},
-    nodes::must_be_ours,
     scene::{Scene, delete_now},
 };
 

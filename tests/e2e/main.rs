@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr)]
 
 mod admission;
+mod alone;
 mod app;
 mod claims;
 mod ends;
@@ -13,9 +14,7 @@ mod identity;
 mod jobs;
 mod koncli;
 mod limits;
-mod nodes;
 mod order;
-mod outages;
 mod primitives;
 mod scene;
 mod schema;

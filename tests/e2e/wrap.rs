@@ -9,11 +9,7 @@ use std::{
 use kube::{ResourceExt, api::ListParams};
 use serde_json::json;
 
-use crate::{
-    nodes::{FIRST, SECOND, SecondNode, gone, hold_lost, must_be_ours},
-    outages::{leader, until_serving},
-    scene::Scene,
-};
+use crate::{alone::nodes::must_be_ours, scene::Scene};
 
 const HOLDS: &str = "konductor.io/mutex: 'db;strategy=wrap;container=app'";
 
@@ -157,30 +153,6 @@ async fn each_run_holds_anew_with_a_larger_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrapped_command_that_was_cut_off_for_longer_than_the_ttl_is_ended_when_it_comes_back() {
-    let scene = Scene::open_alone("wrap_cut_off").await;
-    let node = SecondNode::join(&scene);
-    scene.apply("apiVersion: konductor.io/v1\nkind: Mutex\nmetadata: {name: db}\nspec: {ttl: 15s}\n");
-    let holds = "konductor.io/mutex: 'db;strategy=wrap;fencing=true'";
-    scene.apply(&scene.app("holder").on_node(SECOND).as_pod(holds));
-    scene.until_beating("holder").await;
-    scene.apply(&scene.app("next").on_node(FIRST).as_pod(holds));
-    node.pause();
-    scene.until_beating("next").await;
-    scene.until_beats_on("holder").await;
-    assert!(scene.runs("holder")[0].token < scene.runs("next")[0].token, "which is what the token is for");
-    node.resume();
-    hold_lost(&scene, "holder").await;
-    gone(&scene, "holder").await;
-    let last = scene.runs("holder");
-    scene.until_beats_on("next").await;
-    assert_eq!(scene.runs("holder"), last);
-    assert_eq!(scene.mutex_holders("db").await, ["next"]);
-    scene.end("next", "0");
-    scene.until_mutex_free("db").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn whoever_skips_leaves_its_command_out_and_ends_well() {
     let scene = Scene::open("wrap_skips").await;
     scene.create_mutex("db");
@@ -193,38 +165,6 @@ async fn whoever_skips_leaves_its_command_out_and_ends_well() {
     assert!(scene.events("second").iter().any(|event| event.starts_with("Skipped") && event.contains("held by pod/first")));
     scene.end("first", "0");
     scene.until_mutex_free("db").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wrapped_command_waits_through_a_change_of_leader() {
-    let scene = Scene::open_alone("wrap_leader").await;
-    until_serving(&scene).await;
-    scene.create_mutex("db");
-    scene.apply(&scene.app("holds").beside(scene.app("serves")).as_pod(HOLDS));
-    scene.until_beating("holds").await;
-    scene.apply(&scene.app("waits").as_pod(HOLDS));
-    scene.until("it waits", async || scene.run(&["logs", "waits", "--ignore-errors"]).contains("waiting for mutex/db")).await;
-    let before = leader(&scene).await.unwrap().name_any();
-    scene.run_in_system(&["delete", "pod", &before, "--wait=false"]);
-    scene.until("another one leads", async || leader(&scene).await.is_some_and(|leader| leader.name_any() != before)).await;
-    scene.until_beats_on("holds").await;
-    assert_eq!(scene.mutex_holders("db").await, ["holds"]);
-    scene.end("holds", "0");
-    scene.until_beating("waits").await;
-    scene.until_beats_on("serves").await;
-    // Now it ends while nobody leads.
-    scene.run_in_system(&["scale", "deployment/konductor", "--replicas=0"]);
-    scene
-        .until("nobody serves", async || {
-            scene.run_in_system(&["get", "pods", "-l", "app.kubernetes.io/component=server", "-o", "name"]).is_empty()
-        })
-        .await;
-    scene.end("waits", "0");
-    scene.until_succeeded("waits").await;
-    scene.run_in_system(&["scale", "deployment/konductor", "--replicas=2"]);
-    until_serving(&scene).await;
-    scene.until_mutex_free("db").await;
-    assert_eq!(scene.most_at_once(&["holds".to_owned(), "waits".to_owned()]), 1);
 }
 
 /// What Pod Security asks, as whichever user: the token is readable, and the binary can be run.

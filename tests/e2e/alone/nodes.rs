@@ -244,3 +244,27 @@ async fn a_job_goes_on_elsewhere_when_its_node_is_lost() {
     scene.end(&CASE.holder(), "0");
     handed_over(&scene, CASE).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrapped_command_that_was_cut_off_for_longer_than_the_ttl_is_ended_when_it_comes_back() {
+    let scene = Scene::open_alone("wrap_cut_off").await;
+    let node = SecondNode::join(&scene);
+    scene.apply("apiVersion: konductor.io/v1\nkind: Mutex\nmetadata: {name: db}\nspec: {ttl: 15s}\n");
+    let holds = "konductor.io/mutex: 'db;strategy=wrap;fencing=true'";
+    scene.apply(&scene.app("holder").on_node(SECOND).as_pod(holds));
+    scene.until_beating("holder").await;
+    scene.apply(&scene.app("next").on_node(FIRST).as_pod(holds));
+    node.pause();
+    scene.until_beating("next").await;
+    scene.until_beats_on("holder").await;
+    assert!(scene.runs("holder")[0].token < scene.runs("next")[0].token, "which is what the token is for");
+    node.resume();
+    hold_lost(&scene, "holder").await;
+    gone(&scene, "holder").await;
+    let last = scene.runs("holder");
+    scene.until_beats_on("next").await;
+    assert_eq!(scene.runs("holder"), last);
+    assert_eq!(scene.mutex_holders("db").await, ["next"]);
+    scene.end("next", "0");
+    scene.until_mutex_free("db").await;
+}

@@ -1,0 +1,147 @@
+//! konductor's own Pods, as these tests need them: who leads, when both serve, taking them away and bringing them back, and who applies all the time meanwhile.
+
+use std::{
+    fs,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{ListParams, PostParams},
+};
+use serde_json::json;
+use tokio::{task::JoinHandle, time::sleep};
+
+use crate::scene::{SYSTEM, Scene};
+
+/// Holds the Mutex that most of these tests are about.
+pub const HOLDS: &str = "konductor.io/mutex: db";
+
+fn servers(scene: &Scene) -> Api<Pod> {
+    Api::namespaced(scene.client.clone(), SYSTEM)
+}
+
+pub async fn leader(scene: &Scene) -> Option<Pod> {
+    servers(scene).list(&ListParams::default().labels("konductor.io/leader=true")).await.unwrap().items.pop()
+}
+
+fn all_servers() -> ListParams {
+    ListParams::default().labels("app.kubernetes.io/component=server")
+}
+
+/// Waits until both replicas serve, those before them are gone with their open sessions, and somebody leads.
+pub async fn until_serving(scene: &Scene) {
+    scene.run_in_system(&["rollout", "status", "deployment/konductor", "--timeout=180s"]);
+    scene
+        .until("two replicas are there, and one leads", async || {
+            servers(scene).list(&all_servers()).await.unwrap().items.len() == 2 && leader(scene).await.is_some()
+        })
+        .await;
+}
+
+/// The processes of `konductor serve` in this Pod, found on the machine: the image has no shell to do it from inside.
+pub fn processes(pod: &Pod) -> Vec<String> {
+    let uid = pod.metadata.uid.as_deref().unwrap();
+    let is_it = |pid: &String| {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        read("cgroup").replace('_', "-").contains(uid) && read("cmdline").contains("serve")
+    };
+    let entries = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    entries.filter(|name| name.bytes().all(|c| c.is_ascii_digit())).filter(is_it).collect()
+}
+
+pub fn signal(pod: &Pod, signal: &str) {
+    let processes = processes(pod);
+    assert!(!processes.is_empty(), "the tests run on the machine of the cluster, as root");
+    let sent = Command::new("kill").arg(signal).args(&processes).status().unwrap();
+    assert!(sent.success());
+}
+
+/// How often the containers of konductor have been started anew.
+pub async fn restarts(scene: &Scene) -> i32 {
+    let pods = servers(scene).list(&all_servers()).await.unwrap();
+    let statuses = pods.items.into_iter().filter_map(|pod| pod.status?.container_statuses).flatten();
+    statuses.map(|status| status.restart_count).sum()
+}
+
+/// konductor is taken away; it is back when this is dropped, so that other tests find it.
+pub struct Away<'a>(&'a Scene);
+
+impl<'a> Away<'a> {
+    pub async fn take(scene: &'a Scene) -> Self {
+        scene.run_in_system(&["scale", "deployment/konductor", "--replicas=0"]);
+        let away = Self(scene);
+        scene.until("konductor is gone", async || servers(scene).list(&all_servers()).await.unwrap().items.is_empty()).await;
+        away
+    }
+}
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        self.0.kubectl(&["-n", SYSTEM, "scale", "deployment/konductor", "--replicas=2"], None);
+        self.0.kubectl(&["-n", SYSTEM, "rollout", "status", "deployment/konductor", "--timeout=180s"], None);
+    }
+}
+
+/// Somebody who creates annotated Pods all the time. They go through all of admission, but none is stored, so that this can be done at a high rate.
+pub struct Applying {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<(usize, Vec<String>)>,
+}
+
+impl Applying {
+    pub fn start(scene: &Scene) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (pods, stopped) = (scene.pods(), stop.clone());
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "never-stored", "annotations": {"konductor.io/mutex": "db"}},
+            "spec": {"containers": [{"name": "app", "image": "konductor.local/busybox:1"}]},
+        }))
+        .unwrap();
+        let task = tokio::spawn(async move {
+            let (mut created, mut failed) = (0, Vec::new());
+            while !stopped.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                match pods.create(&PostParams { dry_run: true, ..PostParams::default() }, &pod).await {
+                    Ok(pod) if pod.spec.as_ref().unwrap().init_containers.iter().flatten().any(|c| c.name == "konductor-acquire") => {
+                        created += 1
+                    }
+                    Ok(_) => failed.push("a Pod was let in without its acquire step".to_owned()),
+                    Err(error) => failed.push(format!("after {:?}: {error}", began.elapsed())),
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+            (created, failed)
+        });
+        Self { stop, task }
+    }
+
+    /// Ends it; every request must have succeeded, and there must have been many.
+    pub async fn must_have_succeeded(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let (created, failed) = self.task.await.unwrap();
+        assert!(failed.is_empty(), "{} of {} requests failed: {failed:#?}", failed.len(), created + failed.len());
+        assert!(created > 100, "{created} requests are too few to prove anything");
+    }
+}
+
+/// This many Pods that wait in line; returns their names, first come first.
+pub async fn line_up(scene: &Scene, annotations: &str, count: usize) -> Vec<String> {
+    let names: Vec<String> = (0..count).map(|n| format!("waiter-{n}")).collect();
+    scene.line_up(&names.iter().map(|name| (name.as_str(), annotations)).collect::<Vec<_>>()).await;
+    names
+}
+
+/// Whether these ran one after the other, in this order.
+pub fn must_have_run_in_order(scene: &Scene, names: &[String]) {
+    let ran: Vec<(f64, f64)> = names.iter().map(|name| scene.ran(name).unwrap_or_else(|| panic!("{name} never ran"))).collect();
+    for (pair, name) in ran.windows(2).zip(&names[1..]) {
+        assert!(pair[0].1 < pair[1].0, "{name} ran before its time: {:?}", names.iter().zip(&ran).collect::<Vec<_>>());
+    }
+}
