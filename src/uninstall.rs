@@ -65,7 +65,8 @@ pub async fn uninstall(client: Client, args: UninstallArgs) -> anyhow::Result<()
         info!(active, "waiting for the servers to end");
         sleep(LOOK_AGAIN).await;
     }
-    for kind in Kind::ALL {
+    // Nobody holds a Barrier or a Gate.
+    for kind in Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::Barrier | Kind::Gate)) {
         of_kind!(kind, K => free::<K>(&client, names::HELD_FINALIZER, ListParams::default()).await)?;
     }
     let injected = ListParams::default().labels(&format!("{}=true", names::INJECTED_LABEL));

@@ -33,3 +33,8 @@ matchExpressions:
 {{- define "konductor.primitives" -}}
 [mutexes, rwmutexes, leases, semaphores, onces, waitgroups, barriers, gates]
 {{- end }}
+
+{{/* Those of them that can be held, and carry konductor's finalizer then. */}}
+{{- define "konductor.holdable" -}}
+[mutexes, rwmutexes, leases, semaphores, onces, waitgroups]
+{{- end }}
