@@ -9,7 +9,7 @@ use crate::{
     cluster::{condition, suspended, text},
     core::Core,
     judge::token_of,
-    people::{Person, owes, skipped},
+    people::{Person, Want, owes, skipped},
     request::What,
 };
 
@@ -55,7 +55,11 @@ impl Core {
                 self.violation("7 (lost)", format!("{uid} has succeeded and may vanish, but {key} has not counted it"));
             }
         }
-        for want in person.holds().filter(|want| matches!(want.role, Role::Execute { .. } | Role::Join)) {
+        // A leader that still sees it wait may let it in once more: that a member's end is on record needs no second time, and it has no outcome.
+        let on_record = |want: &&Want| want.role == Role::Join && self.judge.ended.contains(&(want.key.clone(), uid.clone()));
+        let owed: Vec<&Want> =
+            person.holds().filter(|want| matches!(want.role, Role::Execute { .. } | Role::Join) && !on_record(want)).collect();
+        for want in owed {
             if self.primitive(&want.key).is_some_and(|object| object.holders().iter().any(|holder| holder.uid == *uid)) {
                 self.violation("7 (lost)", format!("{uid} may vanish, but {} has not recorded its end", want.key));
             }

@@ -71,6 +71,8 @@ pub struct Judge {
     pub absent: Spans,
     /// Who was ever on record as arrived, by Barrier.
     pub arrived: BTreeSet<(Key, String)>,
+    /// Whose hold or membership has ever ended.
+    pub ended: BTreeSet<(Key, String)>,
     /// What finished for good, by UID: `Complete`, `Failed`, `Open`, `Done`.
     pub finished: BTreeSet<(String, &'static str)>,
     /// Since when nothing has gone wrong any more.
@@ -190,6 +192,7 @@ impl Core {
             match new_holders.iter().find(|new| new.uid == holder.uid && new.token == holder.token) {
                 None => {
                     self.stats.releases += 1;
+                    self.judge.ended.insert((key.clone(), holder.uid.clone()));
                     self.judge_release(&key, holder, ttl);
                 }
                 Some(still) => {

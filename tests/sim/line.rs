@@ -23,6 +23,7 @@ use crate::{
 /// Somebody who waits to be let go on.
 #[derive(Clone, Debug)]
 pub struct Asking {
+    pub what: What,
     /// Under which it is answered.
     pub uid: String,
     /// Who will hold.
@@ -66,7 +67,7 @@ impl Core {
             let next = person.steps().find(|want| !has(want)).cloned();
             let session = matches!(pod.step, Step::Acquiring(_)).then(|| pod.clone());
             let (uid, holder, created) = (pod.uid.clone(), pod.holder_uid().to_owned(), pod.created.clone());
-            Some(Asking { uid, holder, created, session, shared: pod.shared, person, next })
+            Some(Asking { what: What::Pods, uid, holder, created, session, shared: pod.shared, person, next })
         });
         let waits = |job: &&serde_json::Value| held_back(job) && !decided(job) && !deleting(job);
         let jobs = self.all(What::Jobs).filter(waits).filter_map(|job| {
@@ -78,7 +79,7 @@ impl Core {
             };
             let next = person.steps().find(|want| !has(want)).cloned();
             let created = text(&job["metadata"]["creationTimestamp"]);
-            Some(Asking { uid: uid.clone(), holder: uid.clone(), created, session: None, shared: true, person, next })
+            Some(Asking { what: What::Jobs, uid: uid.clone(), holder: uid, created, session: None, shared: true, person, next })
         });
         pods.chain(jobs).collect()
     }
@@ -167,7 +168,7 @@ impl Core {
                     && !self.sees_an_old_outage(process, pod, margin)
                     && pod.session.is_some_and(|session| session.process == process && old(session.since))
             }
-            None => led && old(asking.person.born),
+            None => led && old(asking.person.born) && !self.is_blind(process, asking.what),
         };
         let passed: Option<String> = self
             .asking()
@@ -201,6 +202,12 @@ impl Core {
     fn sees_an_old_outage(&self, process: usize, pod: &Pod, margin: Duration) -> bool {
         let stalled = self.processes.get(process).and_then(|process| process.stalled.get(&What::Nodes));
         stalled.is_some_and(|until| *until + margin > Instant::now()) && self.outages.contains_key(&format!("node-{}", pod.node))
+    }
+
+    /// Whether a controller's watch of these stalls, or did a moment ago: also where nothing else is slow, a node may come back to those that do not see it.
+    fn is_blind(&self, process: usize, what: What) -> bool {
+        let stalled = self.processes.get(process).and_then(|process| process.stalled.get(&what));
+        stalled.is_some_and(|until| *until + Duration::from_secs(3) > Instant::now())
     }
 
     /// How long a fact may take to reach a decision.

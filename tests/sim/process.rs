@@ -9,7 +9,10 @@ use konductor::{
     health::Pulse,
 };
 use kube::client::ClientBuilder;
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tower::timeout::TimeoutLayer;
 
@@ -17,6 +20,7 @@ use crate::{core::Sim, request::What, wire::Wire};
 
 /// As in production.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const STANDS_AGAIN: Duration = Duration::from_secs(2);
 
 /// What the run knows of a process.
 #[derive(Default)]
@@ -89,7 +93,14 @@ pub fn start(sim: &Arc<Sim>, process: usize, elected: bool) {
             election.run(lead, shutdown).await;
         })
     } else {
-        tokio::spawn(lead(life.clone()))
+        let life = life.clone();
+        tokio::spawn(async move {
+            // A leader that has not seen everything in time gives up; it stands again, as the election would have it.
+            loop {
+                lead(life.clone()).await;
+                sleep(STANDS_AGAIN).await;
+            }
+        })
     };
     let mut core = sim.lock();
     core.note((7, process as u64), |_| format!("konductor-{process}  starts"));
