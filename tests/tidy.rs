@@ -154,3 +154,17 @@ fn nothing_names_a_machine_or_a_registry() {
     }
     assert_none(broken, "no path of a machine and no host of a registry stands in the tree");
 }
+
+#[test]
+fn every_test_that_the_coverage_names_exists() {
+    let sources = files(".rs");
+    let coverage = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/coverage.md")).unwrap();
+    let names = coverage.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.split_once("::"));
+    let named: Vec<_> = names.filter(|(module, name)| *module != "MODULE" && *name != "NAME").collect();
+    assert!(named.len() > 100, "{} names in docs/coverage.md", named.len());
+    let missing = named.into_iter().filter(|(_, name)| {
+        let function = format!("fn {}(", name.rsplit("::").next().unwrap_or(name));
+        !sources.iter().any(|(_, text)| text.contains(&function))
+    });
+    assert_none(missing.map(|(module, name)| format!("{module}::{name}")).collect(), "docs/coverage.md names a test that is not there");
+}
