@@ -254,7 +254,7 @@ async fn two_runs_exclude_each_other_and_pass_their_exit_codes_on() {
     let scene = Scene::open("koncli_run").await;
     scene.create_mutex("db");
     let log = std::env::temp_dir().join(format!("{}.log", scene.namespace));
-    let script = |code: u32| format!("run --mutex db --ttl 3s -- echo in >>{0}; sleep 4; echo out >>{0}; exit {code}", log.display());
+    let script = |code: u32| format!("run --mutex db --ttl 8s -- echo in >>{0}; sleep 9; echo out >>{0}; exit {code}", log.display());
     // Longer than its ttl: it is renewed while it runs.
     let (first, second) = (scene.start_koncli(&script(3)), scene.start_koncli(&script(4)));
     assert_eq!((end_of(first).0, end_of(second).0), (3, 4));

@@ -264,10 +264,14 @@ async fn a_lease_has_a_priority_for_those_that_state_none_and_a_barrier_a_quorum
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_once_with_a_ttl_is_cleaned_up() {
-    let scene = Scene::open("once_ttl").await;
+async fn what_is_over_is_cleaned_up_after_its_ttl() {
+    let scene = Scene::open("ends_with_ttl").await;
     make(&scene, "Once", "now-and-then", "{ttl: 5s}");
-    scene.apply(&scene.app("job").seconds(1).as_job("konductor.io/once: now-and-then"));
-    scene.until_jobs_complete(1).await;
-    scene.until("it is deleted", async || field(&scene, "onc/now-and-then", ".metadata.name").is_empty()).await;
+    make(&scene, "WaitGroup", "workers", "{ttl: 5s}");
+    scene.apply(&scene.app("executor").seconds(1).as_job("konductor.io/once: now-and-then"));
+    scene.apply(&scene.app("worker").seconds(1).as_job("konductor.io/done: waitgroup/workers"));
+    scene.until_jobs_complete(2).await;
+    for object in ["onc/now-and-then", "wg/workers"] {
+        scene.until(&format!("{object} is deleted"), async || field(&scene, object, ".metadata.name").is_empty()).await;
+    }
 }
