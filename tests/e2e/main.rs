@@ -6,6 +6,7 @@
 mod admission;
 mod app;
 mod claims;
+mod docs;
 mod ends;
 mod examples;
 mod https;

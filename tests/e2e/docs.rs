@@ -1,0 +1,132 @@
+//! What README.md and docs/ show, on a cluster: every manifest is taken by it, and every command of kubectl and helm is one. What shows without a cluster is in
+//! `tests/docs.rs`.
+
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+#[path = "../pages/mod.rs"]
+mod pages;
+
+use pages::{Code, TOP};
+
+use crate::scene::{SYSTEM, Scene};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_pages_show_is_taken_by_a_cluster() {
+    let scene = Scene::open("docs").await;
+    let mut broken = Vec::new();
+    let (mut manifests, mut commands) = (0, 0);
+    for page in pages::pages() {
+        for block in &page.blocks {
+            let results = match &block.code {
+                Code::Manifests(objects) => objects.iter().map(|object| apply(&scene, object)).collect(),
+                Code::Annotations(annotations) => vec![annotate(&scene, annotations)],
+                Code::Values(values) => vec![render(values)],
+                Code::Commands(_) | Code::Synopsis(_) | Code::Other => Vec::new(),
+            };
+            manifests += results.len();
+            broken.extend(results.into_iter().filter_map(|result| Some(format!("{}: {}", block.place, result.err()?))));
+        }
+        let shown = page.commands().into_iter().map(|(place, command)| (place, command, false));
+        let mentioned = page.mentions(&["kubectl", "helm"]).into_iter().map(|command| (page.path.as_str(), command, true));
+        for (place, command, unfinished) in shown.chain(mentioned) {
+            let result = match command[0].as_str() {
+                "kubectl" => kubectl(&scene, &command[1..], unfinished),
+                "helm" => helm(&command[1..], unfinished),
+                _ => continue,
+            };
+            commands += 1;
+            broken.extend(result.err().map(|why| format!("{place}: {}: {why}", command.join(" "))));
+        }
+    }
+    assert!(manifests > 30 && commands > 50, "only {manifests} manifests and {commands} commands were found");
+    assert!(broken.is_empty(), "{} things are wrong on the pages:\n{}", broken.len(), broken.join("\n"));
+}
+
+/// Applies an object in the scene's namespace. Those of konductor's kinds stay, so that commands find them; the others are only looked at by the API server.
+fn apply(scene: &Scene, object: &Value) -> Result<(), String> {
+    let mut object = object.clone();
+    object["metadata"]["namespace"] = scene.namespace.as_str().into();
+    let stays = object["apiVersion"] == "konductor.io/v1";
+    let arguments: &[&str] = if stays { &["apply", "-f", "-"] } else { &["apply", "--dry-run=server", "-f", "-"] };
+    let said = judged(&scene.kubectl(arguments, Some(&object.to_string())))?;
+    if said.contains("Warning: ") { Err(said) } else { Ok(()) }
+}
+
+/// Puts annotations on a Job, and if that cannot have them, on a Pod.
+fn annotate(scene: &Scene, annotations: &Value) -> Result<(), String> {
+    let spec =
+        json!({ "restartPolicy": "Never", "containers": [{ "name": "app", "image": "konductor.local/busybox:1", "command": ["true"] }] });
+    let metadata = json!({ "name": "annotated", "annotations": annotations });
+    let job = json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": { "template": { "spec": spec } } });
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
+    apply(scene, &job).or_else(|_| apply(scene, &pod))
+}
+
+/// Renders the chart with these values; its schema refuses what it does not know.
+fn render(values: &Value) -> Result<(), String> {
+    let file = std::env::temp_dir().join(format!("konductor-values-{}.json", std::process::id()));
+    std::fs::write(&file, values.to_string()).unwrap();
+    helm(&["install", "konductor", "charts/konductor", "-f", file.to_str().unwrap(), "-n", SYSTEM].map(str::to_owned), false)
+}
+
+/// Runs a command of kubectl's so that nothing changes. It is right if it works, or if nothing is wrong but that what it names is not there or not so.
+fn kubectl(scene: &Scene, words: &[String], unfinished: bool) -> Result<(), String> {
+    let mut words: Vec<&str> = words.iter().map(|word| if word == "KIND" { "barrier" } else { word.as_str() }).collect();
+    match verb(&words) {
+        "apply" | "create" | "delete" | "label" | "annotate" | "patch" | "replace" | "scale" => words.push("--dry-run=server"),
+        "wait" => words.push("--timeout=0"),
+        "get" | "describe" | "logs" | "edit" | "diff" | "explain" | "auth" | "top" => {}
+        "rollout" if words.contains(&"status") => words.push("--watch=false"),
+        other => return Err(format!("how to try `kubectl {other}`?")),
+    }
+    // What is piped in stands for anything that can be.
+    let mutex = "apiVersion: konductor.io/v1\nkind: Mutex\nmetadata: {name: piped}\n";
+    match judged(&scene.kubectl(&words, words.contains(&"-").then_some(mutex))) {
+        Ok(_) => Ok(()),
+        Err(said) if ["(NotFound)", "timed out waiting for the condition"].iter().any(|words| said.contains(words)) => Ok(()),
+        Err(said)
+            if unfinished && ["must specify", "must provide", "not specified", "is required"].iter().any(|words| said.contains(words)) =>
+        {
+            Ok(())
+        }
+        Err(said) => Err(said),
+    }
+}
+
+/// The first word that is neither a flag nor the namespace of one.
+fn verb<'a>(words: &[&'a str]) -> &'a str {
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "-n" | "--namespace" => drop(words.next()),
+            flag if flag.starts_with('-') => {}
+            verb => return verb,
+        }
+    }
+    ""
+}
+
+/// Runs a command of helm's so that nothing changes.
+fn helm(words: &[String], unfinished: bool) -> Result<(), String> {
+    let (verb, rest) = words.split_first().ok_or("what should helm do?")?;
+    let words: Vec<&str> = rest.iter().map(String::as_str).collect();
+    let words = match verb.as_str() {
+        "install" => [&["template"], words.as_slice()].concat(),
+        "upgrade" | "uninstall" | "rollback" => [&[verb.as_str()], words.as_slice(), &["--dry-run"]].concat(),
+        "get" | "history" | "list" | "status" | "template" => [&[verb.as_str()], words.as_slice()].concat(),
+        other => return Err(format!("how to try `helm {other}`?")),
+    };
+    let output = Command::new("helm").args(&words).current_dir(TOP).stdin(Stdio::null()).output().expect("helm runs");
+    match judged(&output) {
+        Err(said) if unfinished && said.contains("requires at least") => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+/// What a command said, and whether it worked.
+fn judged(output: &Output) -> Result<String, String> {
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if output.status.success() { Ok(said) } else { Err(said.trim().to_owned()) }
+}
