@@ -71,10 +71,11 @@ fn render(values: &Value) -> Result<(), String> {
     helm(&["install", "konductor", "charts/konductor", "-f", file.to_str().unwrap(), "-n", SYSTEM].map(str::to_owned), false)
 }
 
-/// Runs a command of kubectl's so that nothing changes. It is right if it works, or if nothing is wrong but that what it names is not there or not so.
+/// Runs a command of kubectl's so that nothing changes. It is right if it works, or if nothing is wrong but that what it names is not there.
 fn kubectl(scene: &Scene, words: &[String], unfinished: bool) -> Result<(), String> {
     let mut words: Vec<&str> = words.iter().map(|word| if word == "KIND" { "barrier" } else { word.as_str() }).collect();
-    match verb(&words) {
+    let verb = verb(&words);
+    match verb {
         "apply" | "create" | "delete" | "label" | "annotate" | "patch" | "replace" | "scale" => words.insert(0, "--dry-run=server"),
         "wait" => words.push("--timeout=0"), // looks once
         "get" | "describe" | "logs" | "edit" | "diff" | "explain" | "auth" | "top" => {}
@@ -84,13 +85,24 @@ fn kubectl(scene: &Scene, words: &[String], unfinished: bool) -> Result<(), Stri
     // What is piped in stands for anything that can be.
     let mutex = "apiVersion: konductor.io/v1\nkind: Mutex\nmetadata: {name: piped}\n";
     let output = scene.kubectl(&words, words.contains(&"-").then_some(mutex));
-    match judged(&output) {
-        Ok(_) => Ok(()),
-        Err(_) if words[0] == "diff" && output.status.code() == Some(1) => Ok(()), // it differs
-        Err(said) if ["(NotFound)", "timed out waiting for the condition"].iter().any(|words| said.contains(words)) => Ok(()),
-        Err(said) if unfinished && ["must specify", "must provide", "needs an argument"].iter().any(|words| said.contains(words)) => Ok(()),
-        Err(said) => Err(said),
+    let Err(said) = judged(&output) else { return Ok(()) };
+    let breaks_off = ["must specify", "must provide", "needs an argument", "condition: \"\""].iter().any(|words| said.contains(words));
+    let differs = verb == "diff" && output.status.code() == Some(1);
+    match said.as_str() {
+        said if said.contains("(NotFound)") || differs || unfinished && breaks_off => Ok(()),
+        said if said.contains("condition not met for") => has_condition(scene, &words),
+        _ => Err(said),
     }
+}
+
+/// Whether what `kubectl wait` looks at has such a condition at all; otherwise it would wait for ever.
+fn has_condition(scene: &Scene, wait: &[&str]) -> Result<(), String> {
+    let wanted = wait.iter().find_map(|word| word.strip_prefix("--for=condition=")).ok_or("for which condition?")?;
+    let wanted = wanted.split('=').next().unwrap_or_default();
+    let object = wait.iter().find(|word| word.contains('/') && !word.starts_with('-')).ok_or("for what?")?;
+    judged(&scene.kubectl(&["wait", "--for=jsonpath={.status.conditions}", object, "--timeout=60s"], None))?;
+    let there = judged(&scene.kubectl(&["get", object, "-o", "jsonpath={.status.conditions[*].type}"], None))?;
+    if there.split(' ').any(|condition| condition == wanted) { Ok(()) } else { Err(format!("its conditions are {there}")) }
 }
 
 /// The first word that is neither a flag nor the namespace of one.
@@ -111,8 +123,9 @@ fn helm(words: &[String], unfinished: bool) -> Result<(), String> {
     let (verb, rest) = words.split_first().ok_or("what should helm do?")?;
     let words: Vec<&str> = rest.iter().map(String::as_str).collect();
     let words = match verb.as_str() {
-        "install" => [&["template"], words.as_slice()].concat(),
-        "upgrade" | "uninstall" | "rollback" => [&[verb.as_str()], words.as_slice(), &["--dry-run"]].concat(),
+        "install" => [&["template", "--kube-version=1.34.0"], words.as_slice()].concat(),
+        "upgrade" => [&["upgrade"], words.as_slice(), &["--dry-run=server"]].concat(),
+        "uninstall" | "rollback" => [&[verb.as_str()], words.as_slice(), &["--dry-run"]].concat(),
         "get" | "history" | "list" | "status" | "template" => [&[verb.as_str()], words.as_slice()].concat(),
         other => return Err(format!("how to try `helm {other}`?")),
     };
