@@ -101,6 +101,9 @@ fn wrong(command: &[String], unfinished: bool) -> Option<String> {
             ["run", "--example", name] => {
                 (!Path::new(TOP).join("examples").join(name).join("main.rs").exists()).then(|| "there is no such example".to_owned())
             }
+            ["test", "--test", name] => {
+                (!Path::new(TOP).join("tests").join(format!("{name}.rs")).exists()).then(|| "there is no such test".to_owned())
+            }
             _ => Some("this test knows no such command of cargo's".to_owned()),
         },
         // Tried on a cluster.

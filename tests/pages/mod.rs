@@ -117,7 +117,7 @@ impl Page {
     pub fn mentions(&self, programs: &[&str]) -> Vec<Vec<String>> {
         let text = self.prose.join(" ");
         let spans = text.split('`').skip(1).step_by(2).filter(|span| !span.contains("..."));
-        spans.flat_map(commands).filter(|command| programs.contains(&command[0].as_str())).collect()
+        spans.flat_map(commands).filter(|command| command.len() > 1 && programs.contains(&command[0].as_str())).collect()
     }
 
     /// The names under which its headings can be linked to.
