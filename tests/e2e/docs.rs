@@ -10,7 +10,7 @@ mod pages;
 
 use pages::{Code, TOP};
 
-use crate::scene::{SYSTEM, Scene};
+use crate::scene::{SYSTEM, Scene, kubelet_times};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_pages_show_is_taken_by_a_cluster() {
@@ -42,6 +42,36 @@ async fn what_the_pages_show_is_taken_by_a_cluster() {
     }
     assert!(manifests > 30 && commands > 50, "only {manifests} manifests and {commands} commands were found");
     assert!(broken.is_empty(), "{} things are wrong on the pages:\n{}", broken.len(), broken.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pipeline_of_the_page_runs_two_nights() {
+    let scene = Scene::open("nights").await;
+    let image = scene.run_in_system(&["get", "deployment", "konductor", "-o", "jsonpath={.spec.template.spec.containers[0].image}"]);
+    let of = |path: &str| pages::pages().into_iter().find(|page| page.path == path).unwrap().blocks;
+    let blocks = of("docs/sdk.md").into_iter().chain(of("docs/nightly.md"));
+    let objects = blocks.flat_map(|block| if let Code::Manifests(objects) = block.code { objects } else { Vec::new() });
+    for mut object in objects.filter(|object| object["kind"] != "Job") {
+        if object["kind"] == "CronJob" {
+            object["spec"]["suspend"] = true.into(); // no run but those made here
+        }
+        let text = object.to_string().replace("konductor.local/konductor:0.1.0", &image);
+        scene.apply(&text);
+        if object["metadata"]["name"] == "extract-a" {
+            scene.apply(&text.replace("extract-a", "extract-b"));
+        }
+    }
+    for night in 1..=2 {
+        let run = |cron: &str| scene.run(&["create", "job", &format!("--from=cronjob/{cron}"), &format!("{cron}-{night}")]);
+        run("night-begins");
+        scene.until_jobs_complete(4 * (night - 1) + 1).await;
+        ["transform", "extract-a", "extract-b"].map(run);
+        scene.until_jobs_complete(4 * night).await;
+        let times = kubelet_times(&scene.pods()).await;
+        let of = |job: &str| times.iter().find(|(pod, _)| pod.starts_with(&format!("{job}-{night}-"))).map(|(_, times)| *times).unwrap();
+        let (began, _) = of("transform");
+        assert!(["extract-a", "extract-b"].iter().all(|job| of(job).1 <= began), "night {night}: {times:?}");
+    }
 }
 
 /// Applies an object in the scene's namespace. Those of konductor's kinds stay, so that commands find them; the others are only looked at by the API server.
