@@ -1,7 +1,7 @@
 //! What README.md and docs/ say, as far as it shows without a cluster: links lead somewhere, commands are understood, programs and targets exist. What needs a
 //! cluster is in `tests/e2e/docs.rs`; Rust programs are compiled as tests of the documentation (`src/client`).
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed unwrap is a failed test")]
 
 mod pages;
 
