@@ -36,7 +36,7 @@ kubeconfig: ## print the path of the cluster's kubeconfig
 image: ## build konductor's image without Docker and print the path of its tar
 	@tests/image/build
 
-manifests: ## write manifests/ and the chart's CRDs anew, from the Rust types and the chart
+manifests: ## write manifests/, the chart's CRDs and what is generated in docs/ anew, from the Rust types and the chart
 	@tests/needs cargo=rust cc=gcc go=golang
 	@UPDATE=1 cargo test --quiet --locked --test generated
 	@manifests/render

@@ -5,7 +5,7 @@
 
 use std::{fs, path::Path};
 
-use konductor::{api, cli};
+use konductor::{api, cli, plan};
 
 #[test]
 fn the_crds_are_those_of_the_types() {
@@ -24,6 +24,20 @@ fn the_crds_are_those_of_the_types() {
 #[test]
 fn the_reference_of_koncli_is_that_of_its_command_line() {
     compare("docs/koncli.md", &cli::reference());
+}
+
+#[test]
+fn the_tables_of_the_annotations_are_those_of_the_parser() {
+    let path = "docs/annotations.md";
+    let mut page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    for (name, table) in plan::tables() {
+        let begin = format!("<!-- begin {name}: generated from src/plan/table.rs by `make manifests` -->\n");
+        let end = format!("<!-- end {name} -->\n");
+        let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("{path}: there is no line {begin}"));
+        let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("{path}: there is no line {end}"));
+        page = format!("{before}{begin}\n{table}\n{end}{after}");
+    }
+    compare(path, &page);
 }
 
 fn compare(path: &str, text: &str) {

@@ -226,3 +226,8 @@ impl Inner {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 }
+
+/// The page about it: its program is compiled with the other examples.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/sdk.md")]
+mod page {}

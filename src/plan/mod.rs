@@ -22,6 +22,7 @@ mod parse;
 mod print;
 #[cfg(test)]
 mod properties;
+mod reference;
 pub mod table;
 mod target;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use choice::{Mode, On, OnConflict, OnLost, OnTimeout, Release, Strategy};
 pub use distance::nearest;
 pub use mistake::{Mistake, Mistakes};
 pub use parse::{MAX_ITEMS, MAX_VALUE, is_ours, lookalike, parse};
+pub use reference::tables;
 
 /// Kinds of primitives, in the order in which a Pod acquires them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

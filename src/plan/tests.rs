@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Item, MAX_ITEMS, MAX_VALUE, Mistakes, Plan, Strategy, Subject, lookalike, parse, table};
+use super::{
+    Item, MAX_ITEMS, MAX_VALUE, Mistakes, Plan, Strategy, Subject, lookalike, parse,
+    table::{self, Fits, Verb},
+};
 
 fn plan_of(annotations: &[(&str, &str)], subject: Subject) -> Result<Option<Plan>, Mistakes> {
     let annotations: BTreeMap<String, String> = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -395,4 +398,25 @@ fn the_policy_of_the_chart_knows_every_annotation() {
     listed.sort_unstable();
     words.sort_unstable();
     assert_eq!(listed, words);
+}
+
+/// The documentation says what each key's default is.
+#[test]
+fn to_write_the_default_of_a_key_changes_nothing() {
+    let mut written = 0;
+    for table::Key { word, default, fits, read, .. } in table::KEYS {
+        if read(&mut table::Options::default(), default).is_none() {
+            continue; // no value, but words about what is so without it
+        }
+        let (verb, kind) = match fits {
+            Fits::Verbs(verbs) | Fits::Whole(verbs) => (verbs[0], verbs[0].example().0),
+            Fits::Kinds(kinds) => (Verb::Acquire, kinds[0]),
+        };
+        let item = format!("{kind}/x{}", if *word == "on-timeout" { ";timeout=1m" } else { "" });
+        let annotation = format!("konductor.io/{}", verb.word());
+        let plan = |item: &str| plan_of(&[(&annotation, item)], Subject::Job).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        assert_eq!(plan(&item), plan(&format!("{item};{word}={default}")), "{word}");
+        written += 1;
+    }
+    assert!(written >= 9, "only {written} of them");
 }

@@ -7,6 +7,7 @@ mod admission;
 mod alone;
 mod app;
 mod claims;
+mod docs;
 mod ends;
 mod examples;
 mod https;
