@@ -6,6 +6,7 @@
 mod admission;
 mod alone;
 mod app;
+mod by_koncli;
 mod claims;
 mod docs;
 mod ends;
