@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A Claim of this name; `spec` is what stands between the braces.
-fn claim(scene: &Scene, name: &str, spec: &str) {
+pub fn claim(scene: &Scene, name: &str, spec: &str) {
     scene.apply(&claim_yaml(name, spec));
 }
 
@@ -17,7 +17,7 @@ fn claim_yaml(name: &str, spec: &str) -> String {
     format!("apiVersion: konductor.io/v1\nkind: Claim\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
 }
 
-async fn until_phase(scene: &Scene, name: &str, phase: &str) {
+pub async fn until_phase(scene: &Scene, name: &str, phase: &str) {
     until_field(scene, &format!("clm/{name}"), ".status.phase", phase).await;
 }
 

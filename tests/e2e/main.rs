@@ -8,6 +8,7 @@ mod app;
 mod claims;
 mod ends;
 mod examples;
+mod hostile;
 mod https;
 mod identity;
 mod jobs;
