@@ -2,14 +2,12 @@
 
 use std::{
     fmt::Write as _,
-    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
-use tokio::{net::TcpListener, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 /// A check: `Ok`, or why not.
 type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -66,12 +64,6 @@ impl Health {
         let readyz = |State(health): State<Arc<Self>>| async move { answer(&health.ready) };
         Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(Arc::new(self))
     }
-}
-
-/// Serves these routes without TLS until `shutdown`.
-pub async fn serve(router: Router, address: SocketAddr, shutdown: CancellationToken) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
 fn answer(checks: &[(&'static str, Check)]) -> (StatusCode, String) {

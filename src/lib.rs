@@ -35,6 +35,8 @@ pub mod controller;
 #[cfg(feature = "server")]
 pub mod coordinator;
 #[cfg(feature = "server")]
+pub mod crowd;
+#[cfg(feature = "server")]
 pub mod health;
 #[cfg(feature = "server")]
 pub mod metrics;

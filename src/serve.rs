@@ -20,11 +20,12 @@ use crate::{
     api::names,
     controller::{Context, clock::ServerClock, leader::Election},
     coordinator::{identity::Identities, server::Coordinator},
-    health::{self, Health, Pulse},
+    health::{Health, Pulse},
     inject::{Resources, Settings},
     metrics::{Metrics, Sight},
     plan::Release,
-    tls, webhook,
+    tls::{self, Limits},
+    webhook,
 };
 
 /// A loop of this process that stands still for this long will not go on by itself.
@@ -100,9 +101,11 @@ pub async fn serve(client: Client, clock: ServerClock, args: ServeArgs, shutdown
     let mut servers: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let webhook_listener = TcpListener::bind(args.webhook_listen).await.context("could not listen for the webhook")?;
     let coordinator_listener = TcpListener::bind(args.coordinator_listen).await.context("could not listen for the coordinator")?;
-    let webhook = tls::serve(webhook_listener, tls_config.clone(), webhook::router(injecting.clone(), metrics.clone()), drained.clone());
+    let health_listener = TcpListener::bind(args.health_listen).await.context("could not listen for the kubelet")?;
+    let reviews = webhook::router(injecting.clone(), metrics.clone());
+    let webhook = tls::serve(webhook_listener, Some(tls_config.clone()), Limits::WEBHOOK, reviews, drained.clone());
     servers.spawn(async move { webhook.await.context("the webhook ended") });
-    let answers = tls::serve(coordinator_listener, tls_config, coordinator.clone().router(), drained.clone());
+    let answers = tls::serve(coordinator_listener, Some(tls_config), Limits::COORDINATOR, coordinator.clone().router(), drained.clone());
     servers.spawn(async move { answers.await.context("the coordinator ended") });
     let (election_pulse, controller_pulse) = (Pulse::default(), Pulse::default());
     let health = health(&certificates, injecting, &shutdown)
@@ -116,7 +119,7 @@ pub async fn serve(client: Client, clock: ServerClock, args: ServeArgs, shutdown
         })
         .router()
         .merge(metrics.router(sight(&certificates, coordinator.clone())));
-    let health = health::serve(health, args.health_listen, drained.clone());
+    let health = tls::serve(health_listener, None, Limits::HEALTH, health, drained.clone());
     servers.spawn(async move { health.await.context("the health endpoint ended") });
 
     let certs = webhook_certs::run(client.clone(), cert_settings(&args), certificates.clone(), drained.clone());

@@ -1,14 +1,14 @@
-//! Serving HTTP over TLS: one loop for the webhook and the coordinator, and how it leaves without a lost request.
+//! Serving HTTP, mostly over TLS: one loop for all ports, how many strangers it has room for, and how it leaves without a lost request.
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    http::{HeaderValue, header},
+    http::{HeaderValue, Request, header},
     middleware::map_response,
     response::Response,
 };
-use hyper::server::conn::http1;
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -21,14 +21,14 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{either::Either, sync::CancellationToken};
+use tower::ServiceExt;
 use tracing::debug;
+
+use crate::crowd::{Crowd, Place};
 
 /// How long a client may take for its handshake.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-/// How long a client may be silent between two requests. API servers keep idle connections for 90 s: they must be the ones that close them, or a
-/// request that is on its way to a connection that closes fails.
-const SILENT_FOR: Duration = Duration::from_secs(120);
 /// A peer that has acknowledged nothing for this long is gone. A waiting agent itself gives a silent connection up after as long.
 const PEER_GONE_AFTER: Duration = Duration::from_secs(15);
 /// How long requests are still taken after the end was announced: until every kube-proxy has heard that this Pod leaves, and clients have been told to
@@ -36,6 +36,30 @@ const PEER_GONE_AFTER: Duration = Duration::from_secs(15);
 const LEAVE_AFTER: Duration = Duration::from_secs(8);
 /// How long the last requests may go on after that.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// Largest head of a request. A token has some kilobytes.
+const LARGEST_HEAD: usize = 32 * 1024;
+
+/// What a port takes from strangers. Each connection costs some tens of kilobytes at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most connections of those who have not shown who they are.
+    pub strangers: usize,
+    /// How long a client may take for the head of a request, and be silent before it.
+    pub silent_for: Duration,
+}
+
+impl Limits {
+    /// API servers keep idle connections for 90 s: they must be the ones that close them, or a request that is on its way to a connection that closes
+    /// fails.
+    pub const WEBHOOK: Self = Self { strangers: 1024, silent_for: Duration::from_secs(120) };
+    /// An agent asks at once, and once on each connection. All of them may come at the same time, after a change of leader.
+    pub const COORDINATOR: Self = Self { strangers: 2048, silent_for: Duration::from_secs(10) };
+    /// The kubelet and whoever collects metrics.
+    pub const HEALTH: Self = Self { strangers: 64, silent_for: Duration::from_secs(10) };
+}
+
+/// Whose request it is: stands in its extensions. Who has shown who it is leaves, and is not pushed out any more.
+pub type Guest = Arc<Place>;
 
 /// A configuration that serves what the resolver has, to clients of TLS 1.2 or later. HTTP/1.1 only: API servers speak nothing else to webhooks, nor do
 /// agents.
@@ -45,10 +69,17 @@ pub fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> Arc<ServerConfig>
     Arc::new(config)
 }
 
-/// Serves `router` until some seconds after `leaving`; then accepts nothing new and lets open requests finish.
-pub async fn serve(listener: TcpListener, config: Arc<ServerConfig>, router: Router, leaving: CancellationToken) -> io::Result<()> {
-    let acceptor = TlsAcceptor::from(config);
+/// Serves `router` until some seconds after `leaving`; then accepts nothing new and lets open requests finish. Without a configuration of TLS, without TLS.
+pub async fn serve(
+    listener: TcpListener,
+    config: Option<Arc<ServerConfig>>,
+    limits: Limits,
+    router: Router,
+    leaving: CancellationToken,
+) -> io::Result<()> {
+    let acceptor = config.map(TlsAcceptor::from);
     let graceful = GracefulShutdown::new();
+    let strangers = Crowd::new(limits.strangers);
     let router = router.layer(map_response({
         let leaving = leaving.clone();
         move |response| {
@@ -65,8 +96,8 @@ pub async fn serve(listener: TcpListener, config: Arc<ServerConfig>, router: Rou
             accepted = listener.accept() => accepted,
             () = &mut left => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, most likely: wait until some are back.
                 debug!(%error, "could not accept a connection");
@@ -74,14 +105,31 @@ pub async fn serve(listener: TcpListener, config: Arc<ServerConfig>, router: Rou
                 continue;
             }
         };
+        let guest: Guest = Arc::new(strangers.enter(address.ip()));
         let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
         tokio::spawn(async move {
-            let Ok(Ok(tls)) = timeout(HANDSHAKE_WITHIN, acceptor.accept(tuned(stream))).await else { return };
-            let mut server = http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(SILENT_FOR);
-            let connection = server.serve_connection(TokioIo::new(tls), TowerToHyperService::new(router));
-            if let Err(error) = watcher.watch(connection).await {
-                debug!(%error, "connection ended");
+            let place = guest.clone();
+            let served = async {
+                let stream = tuned(stream);
+                let stream = match acceptor {
+                    None => Either::Right(stream),
+                    Some(acceptor) => match timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
+                        Ok(Ok(tls)) => Either::Left(tls),
+                        _ => return,
+                    },
+                };
+                let router = router.map_request(move |mut request: Request<Incoming>| {
+                    request.extensions_mut().insert(guest.clone());
+                    request
+                });
+                let connection = http(limits).serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+                if let Err(error) = watcher.watch(connection).await {
+                    debug!(%error, "connection ended");
+                }
+            };
+            tokio::select! {
+                () = served => {}
+                () = place.pushed_out() => debug!(peer = %place.peer(), "connection ended: others need its place"),
             }
         });
     }
@@ -90,8 +138,15 @@ pub async fn serve(listener: TcpListener, config: Arc<ServerConfig>, router: Rou
     Ok(())
 }
 
+/// HTTP as it is spoken on a port of these limits.
+pub fn http(limits: Limits) -> http1::Builder {
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(limits.silent_for).max_buf_size(LARGEST_HEAD);
+    server
+}
+
 /// Makes this response the last one of its connection.
-fn and_no_more(mut response: Response) -> Response {
+pub fn and_no_more(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
@@ -107,6 +162,8 @@ fn tuned(stream: TcpStream) -> TcpStream {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use axum::routing::get;
     use jiff::Timestamp;
     use rustls::{
@@ -117,6 +174,7 @@ mod tests {
     };
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpSocket,
         task::JoinHandle,
     };
     use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -146,7 +204,7 @@ mod tests {
         }
     }
 
-    async fn serving() -> (JoinHandle<io::Result<()>>, CancellationToken, impl AsyncFn() -> Client) {
+    async fn serving(limits: Limits) -> (JoinHandle<io::Result<()>>, CancellationToken, SocketAddr, impl AsyncFn() -> Client) {
         let nothing = Data::new();
         let made =
             Contents::read(&nothing).advance(&nothing, Step::CreateAll, "test", &[NAME.to_owned()], Timestamp::now(), &Policy::default());
@@ -158,7 +216,7 @@ mod tests {
         let _ = ring::default_provider().install_default();
         let config = server_config(Arc::new(SingleCertAndKey::from(leaf)));
         let router = Router::new().route("/", get(async || "answer"));
-        let server = tokio::spawn(serve(listener, config, router, leaving.clone()));
+        let server = tokio::spawn(serve(listener, Some(config), limits, router, leaving.clone()));
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(contents.bundle_pem().as_bytes()).unwrap()).unwrap();
         let connector = TlsConnector::from(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()));
@@ -166,12 +224,74 @@ mod tests {
             let stream = TcpStream::connect(address).await.unwrap();
             Client(connector.connect(ServerName::try_from(NAME).unwrap(), stream).await.unwrap())
         };
-        (server, leaving, connect)
+        (server, leaving, address, connect)
+    }
+
+    /// Comes from this address of the loopback network, says this and nothing more.
+    async fn slow_client(from: &str, to: SocketAddr, says: &[u8]) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+        let mut stream = socket.connect(to).await.unwrap();
+        stream.write_all(says).await.unwrap();
+        stream
+    }
+
+    /// Whether the server has ended it, waiting until it does if it must.
+    async fn is_ended(client: &mut TcpStream, must: bool) -> bool {
+        let end = async { matches!(client.read(&mut [0; 64]).await, Ok(0) | Err(_)) };
+        if must { end.await } else { futures::FutureExt::now_or_never(end).unwrap_or(false) }
+    }
+
+    #[tokio::test]
+    async fn those_who_flood_push_out_each_other() {
+        let (server, leaving, address, connect) = serving(Limits { strangers: 4, silent_for: Duration::from_secs(60) }).await;
+        let mut good = connect().await;
+        good.ask().await.unwrap();
+        let mut flood = Vec::new();
+        for _ in 0..20 {
+            flood.push(slow_client("127.0.0.2", address, b"").await);
+        }
+        let (out, rest) = flood.split_at_mut(17);
+        for client in out {
+            assert!(is_ended(client, true).await);
+        }
+        for client in rest {
+            assert!(!is_ended(client, false).await, "there is room for them beside the good one");
+        }
+        assert!(!good.ask().await.unwrap().contains("connection: close"));
+        assert!(connect().await.ask().await.is_ok(), "there is always room for one more who is alone");
+        leaving.cancel();
+        drop((flood, good));
+        server.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_come_to_an_end_is_not_waited_for() {
+        let limits = Limits { strangers: 10, silent_for: Duration::from_millis(50) };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let leaving = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, None, limits, Router::new(), leaving.clone()));
+        for says in [&b""[..], b"GET / HTTP/1.1\r\nhost: te", b"GET / HTTP/1.1\r\nx: "] {
+            let mut client = slow_client("127.0.0.1", address, says).await;
+            let mut said = Vec::new();
+            let _ = client.read_to_end(&mut said).await;
+            assert!(!String::from_utf8_lossy(&said).contains("200"), "{said:?}");
+        }
+        let mut endless = slow_client("127.0.0.1", address, b"GET / HTTP/1.1\r\n").await;
+        let line = [b"x: ".as_slice(), &[b'x'; 1000], b"\r\n"].concat();
+        let mut sent = 0;
+        while sent < 100 * LARGEST_HEAD && endless.write_all(&line).await.is_ok() {
+            sent += line.len();
+        }
+        assert!(sent < 100 * LARGEST_HEAD, "it takes heads of any size");
+        leaving.cancel();
+        server.await.unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn a_server_that_leaves_answers_whoever_comes_and_asks_them_to_come_on_new_connections() {
-        let (server, leaving, connect) = serving().await;
+        let (server, leaving, _, connect) = serving(Limits::WEBHOOK).await;
         let (mut early, mut silent) = (connect().await, connect().await);
         assert!(!early.ask().await.unwrap().contains("connection: close"));
         leaving.cancel();

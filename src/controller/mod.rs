@@ -66,7 +66,10 @@ use crate::{
     rules::Who,
 };
 
-pub use facts::{Outage, PodFacts};
+pub use ask::At;
+pub use claims::ClaimFacts;
+pub use facts::{JobFacts, Outage, PodFacts};
+pub use gather::{Gathered, gather};
 pub use object::Key;
 
 /// Turns that run at the same time, each of another primitive.

@@ -300,7 +300,9 @@ pub fn called(kind: HolderKind, own: &str, name: &str, namespace: &str) -> Strin
 macro_rules! from {
     ($($kind:ident($type:ty)),+) => {$(
         impl From<$type> for Object {
-            fn from(object: $type) -> Self {
+            fn from(mut object: $type) -> Self {
+                // People may write 256 KiB of them, and all primitives are kept. A write of the status changes nothing there.
+                (object.metadata.annotations, object.metadata.managed_fields) = (None, None);
                 Self::$kind(Box::new(object))
             }
         }

@@ -58,15 +58,10 @@ impl Identities {
         Self { client, known: Mutex::default() }
     }
 
-    /// The Pod that this token was made for.
+    /// The Pod that this token was made for, by what the API server says now.
     pub async fn of(&self, token: &str) -> Result<Identity, IdentityError> {
         if token.is_empty() || token.len() > LONGEST_TOKEN {
             return Err(IdentityError::Refused("it is empty or far too long".to_owned()));
-        }
-        // Kept by digest: memory of ours is no place for other people's credentials.
-        let digest: [u8; 32] = Sha256::digest(token).into();
-        if let Some(known) = self.recall(&digest) {
-            return Ok(known);
         }
         let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![names::TOKEN_AUDIENCE.to_owned()]) };
         let review = TokenReview { spec, ..TokenReview::default() };
@@ -75,25 +70,31 @@ impl Identities {
             .await
             .map_err(|error| IdentityError::Unavailable(Box::new(error)))?;
         let identity = identity(reviewed.status.unwrap_or_default())?;
-        self.remember(digest, identity.clone());
+        self.remember(token, identity.clone());
         Ok(identity)
     }
 
-    fn recall(&self, digest: &[u8; 32]) -> Option<Identity> {
+    /// The Pod that this token was made for, if the API server said so a moment ago.
+    pub fn recall(&self, token: &str) -> Option<Identity> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(digest).filter(|(_, until)| Instant::now() < *until).map(|(identity, _)| identity.clone())
+        known.get(&digest(token)).filter(|(_, until)| Instant::now() < *until).map(|(identity, _)| identity.clone())
     }
 
-    fn remember(&self, digest: [u8; 32], identity: Identity) {
+    fn remember(&self, token: &str, identity: Identity) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if known.len() >= MOST_KEPT {
             known.retain(|_, (_, until)| now < *until);
         }
         if known.len() < MOST_KEPT {
-            known.insert(digest, (identity, now + BELIEVED_FOR));
+            known.insert(digest(token), (identity, now + BELIEVED_FOR));
         }
     }
+}
+
+/// Tokens are kept by digest: memory of ours is no place for other people's credentials.
+fn digest(token: &str) -> [u8; 32] {
+    Sha256::digest(token).into()
 }
 
 /// Reads the API server's verdict.

@@ -1,38 +1,52 @@
 //! The HTTP face of the coordinator. Every replica listens; only the leader has answers, the others say so and agents come back.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::{Body, Bytes},
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::{HeaderMap, StatusCode, header},
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::post,
 };
 use futures::stream;
 use tokio::{
     sync::watch,
-    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep},
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout},
 };
 use tracing::warn;
 
 use super::{
     identity::{Identities, Identity, IdentityError},
+    pace::Pace,
     protocol::{Ended, Held, Problem, Progress, Verified},
     session::Place,
 };
-use crate::controller::{Context, PodFacts, SessionGuard};
+use crate::{
+    controller::{Context, PodFacts, SessionGuard},
+    tls::{Guest, and_no_more},
+};
 
 /// How often a session says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long to wait before writing fencing tokens again after an error.
 const TOKENS_AGAIN: Duration = Duration::from_millis(500);
 
+/// How long an answer, or the first line of one, may take; agents give up a little later.
+const ANSWER_WITHIN: Duration = Duration::from_secs(12);
+/// How often a Pod may ask: each request may cost a live read for each of its holds. An agent asks a few times, and again when a connection breaks.
+const POD_PACE: (u32, Duration) = (60, Duration::from_millis(500));
+/// How often tokens from one address may be refused: each costs the API server a look. Several Pods may share an address.
+const REFUSED_PACE: (u32, Duration) = (200, Duration::from_millis(100));
+
 /// What the handlers share.
 pub struct Coordinator {
     identities: Identities,
+    pods: Pace<String>,
+    refused: Pace<IpAddr>,
     /// Set while this replica leads and its picture is complete.
     pub leading: ArcSwapOption<Context>,
 }
@@ -43,6 +57,12 @@ struct Refusal(StatusCode, String);
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         (self.0, Json(Problem { error: self.1 })).into_response()
+    }
+}
+
+impl Refusal {
+    fn too_fast(who: &str) -> Self {
+        Self(StatusCode::TOO_MANY_REQUESTS, format!("{who} asks too often; try again in a few seconds"))
     }
 }
 
@@ -65,7 +85,8 @@ impl From<kube::Error> for Refusal {
 impl Coordinator {
     /// A coordinator that does not lead yet.
     pub fn new(identities: Identities) -> Arc<Self> {
-        Arc::new(Self { identities, leading: ArcSwapOption::empty() })
+        let (pods, refused) = (Pace::new(POD_PACE.0, POD_PACE.1), Pace::new(REFUSED_PACE.0, REFUSED_PACE.1));
+        Arc::new(Self { identities, pods, refused, leading: ArcSwapOption::empty() })
     }
 
     /// Its routes.
@@ -78,15 +99,20 @@ impl Coordinator {
             .route("/v1/ended", post(ended))
             // What a Pod may ask stands in its annotations: a request has little to say.
             .layer(DefaultBodyLimit::max(16 * 1024))
+            .layer(from_fn(in_time))
             .with_state(self)
     }
 
     /// The Pod that is speaking, as far as there is one, and the leader's work.
-    async fn caller(&self, headers: &HeaderMap) -> Result<(Arc<Context>, PodFacts), Refusal> {
+    async fn caller(&self, sender: &Sender, headers: &HeaderMap) -> Result<(Arc<Context>, PodFacts), Refusal> {
         let unavailable = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "this replica does not lead; try again".to_owned());
         let context = self.leading.load_full().ok_or_else(unavailable)?;
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let Identity { namespace, name, uid } = self.identities.of(bearer.unwrap_or_default()).await?;
+        let Identity { namespace, name, uid } = self.identity(sender, bearer.unwrap_or_default()).await?;
+        if self.pods.is_spent(&uid) {
+            return Err(Refusal::too_fast("this Pod"));
+        }
+        self.pods.count(uid.clone());
         let pod = context.find_pod(&namespace, &name, &uid).await?;
         let pod =
             pod.ok_or_else(|| Refusal(StatusCode::FORBIDDEN, format!("pod {namespace}/{name} of UID {uid} does not exist any more")))?;
@@ -101,11 +127,38 @@ impl Coordinator {
         }
         Ok((context, pod))
     }
+
+    async fn identity(&self, sender: &Sender, token: &str) -> Result<Identity, Refusal> {
+        let peer = sender.as_ref().map(|Extension(guest)| guest.peer());
+        if let Some(known) = self.identities.recall(token) {
+            return Ok(known);
+        }
+        if peer.is_some_and(|peer| self.refused.is_spent(&peer)) {
+            return Err(Refusal::too_fast("this address"));
+        }
+        let asked = self.identities.of(token).await;
+        if let (Err(IdentityError::Refused(_)), Some(peer)) = (&asked, peer) {
+            self.refused.count(peer);
+        }
+        Ok(asked?)
+    }
 }
 
-async fn acquire(State(coordinator): State<Arc<Coordinator>>, headers: HeaderMap) -> Result<Response, Refusal> {
-    let (context, pod) = coordinator.caller(&headers).await?;
+/// Who sends the request, if it came by a network.
+type Sender = Option<Extension<Guest>>;
+
+/// A request takes no longer than somebody waits for its answer, and is the only one of its connection: what a Pod is given for itself is one session.
+async fn in_time(request: Request, next: Next) -> Response {
+    let late = |_| Refusal(StatusCode::SERVICE_UNAVAILABLE, "the request took too long".to_owned()).into_response();
+    and_no_more(timeout(ANSWER_WITHIN, next.run(request)).await.unwrap_or_else(late))
+}
+
+async fn acquire(State(coordinator): State<Arc<Coordinator>>, sender: Sender, headers: HeaderMap) -> Result<Response, Refusal> {
+    let (context, pod) = coordinator.caller(&sender, &headers).await?;
     let (guard, place) = context.open_session(&pod);
+    if let Some(Extension(guest)) = sender {
+        guest.leave(); // each Pod has one session, whatever the crowd of strangers is
+    }
     let mut beat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let line = Line { context, pod, guard, place, beat, said: None, done: false };
@@ -118,24 +171,33 @@ async fn acquire(State(coordinator): State<Arc<Coordinator>>, headers: HeaderMap
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
-async fn verify(State(coordinator): State<Arc<Coordinator>>, headers: HeaderMap) -> Result<Json<Verified>, Refusal> {
-    let (context, pod) = coordinator.caller(&headers).await?;
+async fn verify(State(coordinator): State<Arc<Coordinator>>, sender: Sender, headers: HeaderMap) -> Result<Json<Verified>, Refusal> {
+    let (context, pod) = coordinator.caller(&sender, &headers).await?;
     Ok(Json(context.verify(&pod).await?))
 }
 
-async fn release(State(coordinator): State<Arc<Coordinator>>, headers: HeaderMap) -> Result<Json<serde_json::Value>, Refusal> {
-    let (context, pod) = coordinator.caller(&headers).await?;
+async fn release(
+    State(coordinator): State<Arc<Coordinator>>,
+    sender: Sender,
+    headers: HeaderMap,
+) -> Result<Json<serde_json::Value>, Refusal> {
+    let (context, pod) = coordinator.caller(&sender, &headers).await?;
     context.hint_ended(&pod);
     Ok(Json(serde_json::json!({})))
 }
 
-async fn held(State(coordinator): State<Arc<Coordinator>>, headers: HeaderMap) -> Result<Json<Held>, Refusal> {
-    let (context, pod) = coordinator.caller(&headers).await?;
+async fn held(State(coordinator): State<Arc<Coordinator>>, sender: Sender, headers: HeaderMap) -> Result<Json<Held>, Refusal> {
+    let (context, pod) = coordinator.caller(&sender, &headers).await?;
     Ok(Json(Held { holds: context.held(&pod).await? }))
 }
 
-async fn ended(State(coordinator): State<Arc<Coordinator>>, headers: HeaderMap, body: Bytes) -> Result<Json<serde_json::Value>, Refusal> {
-    let (context, pod) = coordinator.caller(&headers).await?;
+async fn ended(
+    State(coordinator): State<Arc<Coordinator>>,
+    sender: Sender,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<serde_json::Value>, Refusal> {
+    let (context, pod) = coordinator.caller(&sender, &headers).await?;
     if pod.wrapped.is_none() {
         let words = "no command of this Pod is wrapped: when its containers have ended, konductor sees it";
         return Err(Refusal(StatusCode::UNPROCESSABLE_ENTITY, words.to_owned()));

@@ -34,7 +34,7 @@ use serde_json::Value;
 
 use crate::plan::Release;
 
-pub use refusal::Refusal;
+pub use refusal::{Refusal, brief};
 pub use workload::validate;
 
 /// What the injected containers need to know of this installation.

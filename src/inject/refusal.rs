@@ -4,8 +4,13 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::shape;
-use crate::plan::Mistakes;
+use super::{Request, shape};
+use crate::plan::{Mistakes, shortened};
+
+/// So many reasons are read; how many more there are is said.
+const SHOWN: usize = 20;
+/// So much of each is read, in characters: more than the longest of konductor's own words, which may quote somebody's.
+const LONGEST: usize = 1000;
 
 /// An object that is not let in, with every reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,18 +23,34 @@ pub struct Refusal {
     pub reasons: Vec<String>,
 }
 
+impl Refusal {
+    /// The refusal of this object, as a mistake, for one reason.
+    pub fn of(request: &Request<'_>, reason: String) -> Self {
+        Self { code: 422, what: what(request.object, request.namespace), reasons: vec![reason] }
+    }
+}
+
 /// The message that a person reads.
 impl fmt::Display for Refusal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { code: _, what, reasons } = self;
         match reasons.as_slice() {
-            [reason] => write!(out, "konductor: {what}: {reason}"),
+            [reason] => write!(out, "konductor: {what}: {}", brief(reason)),
             reasons => {
                 write!(out, "konductor: {what}: {} mistakes:", reasons.len())?;
-                reasons.iter().try_for_each(|reason| write!(out, "\n  {reason}"))
+                reasons.iter().take(SHOWN).try_for_each(|reason| write!(out, "\n  {}", brief(reason)))?;
+                match reasons.len().saturating_sub(SHOWN) {
+                    0 => Ok(()),
+                    more => write!(out, "\n  and {more} more"),
+                }
             }
         }
     }
+}
+
+/// A reason or a warning, as far as somebody reads it, on one line: names that it quotes have not been validated yet, and it stands in logs too.
+pub fn brief(text: &str) -> String {
+    text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Collects reasons.
@@ -78,8 +99,9 @@ impl Reasons {
 
 /// `Job shop/nightly`; objects that the API server will name yet are shown as `nightly-*`.
 fn what(object: &Value, namespace: &str) -> String {
-    let kind = shape::text(object, &["kind"]).unwrap_or("object");
-    match (shape::text(object, &["metadata", "name"]), shape::text(object, &["metadata", "generateName"])) {
+    let shown = |path| shape::text(object, path).map(shortened);
+    let (kind, namespace) = (shown(&["kind"]).unwrap_or_else(|| "object".to_owned()), shortened(namespace));
+    match (shown(&["metadata", "name"]), shown(&["metadata", "generateName"])) {
         (Some(name), _) => format!("{kind} {namespace}/{name}"),
         (None, Some(prefix)) => format!("{kind} {namespace}/{prefix}*"),
         (None, None) => format!("{kind} in {namespace}"),

@@ -41,9 +41,9 @@ impl Mistake {
 }
 
 /// The text without line breaks and other control characters, so that a message stays one line, and not longer than people read.
-fn shortened(text: &str) -> String {
+pub fn shortened(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
-    if text.chars().count() <= SHOWN {
+    if text.chars().nth(SHOWN).is_none() {
         return text.chars().map(clean).collect();
     }
     text.chars().take(SHOWN).map(clean).chain("...".chars()).collect()

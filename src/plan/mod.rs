@@ -34,7 +34,7 @@ use crate::api::Duration;
 
 pub use choice::{Mode, On, OnConflict, OnLost, OnTimeout, Release, Strategy};
 pub use distance::nearest;
-pub use mistake::{Mistake, Mistakes};
+pub use mistake::{Mistake, Mistakes, shortened};
 pub use parse::{MAX_ITEMS, MAX_VALUE, is_ours, lookalike, parse};
 pub use reference::tables;
 

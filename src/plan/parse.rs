@@ -14,6 +14,8 @@ use crate::api::names::{STATUS_PREFIX, USER_PREFIX};
 pub const MAX_ITEMS: usize = 16;
 /// Longest value of an annotation, in bytes: room for [`MAX_ITEMS`] items of the longest names.
 pub const MAX_VALUE: usize = 16 * 1024;
+/// After so many items or mistakes nobody reads on, and nothing more is collected: the API server shows a webhook up to 3 MiB of annotations.
+const ENOUGH: usize = 100;
 
 /// Reads an object's annotations: `None` where nothing of konductor's is asked for (no annotation, or `konductor.io/inject: "false"`).
 /// Annotations under `status.konductor.io/` are konductor's own and are not read here.
@@ -38,6 +40,9 @@ pub fn parse(annotations: &BTreeMap<String, String>, subject: Subject) -> Result
     for (key, value) in annotations {
         if key.starts_with(STATUS_PREFIX) {
             continue;
+        }
+        if found.is_enough() {
+            break;
         }
         match key.strip_prefix(USER_PREFIX) {
             Some(word) => found.annotation(key, word, value),
@@ -74,10 +79,10 @@ pub fn lookalike(key: &str) -> Option<Mistake> {
     };
     let (label, domain) = prefix.split_once('.').unwrap_or((prefix, ""));
     let valid = ANNOTATIONS.iter().any(|annotation| annotation.word == word);
-    let near = |text: &str| distance(text, NAME) <= 2;
+    let near = |text: &str| text.len() <= 4 * NAME.len() && distance(text, NAME) <= 2;
     let meant = prefix.is_empty()
         || near(label) && (valid || label.starts_with('k') && (domain.is_empty() || domain == "io"))
-        || distance(prefix, "konductor.io") <= 2 && prefix.starts_with('k')
+        || prefix.starts_with('k') && prefix.len() <= 4 * NAME.len() && distance(prefix, "konductor.io") <= 2
         || prefix == "io.konductor" && valid;
     let right = nearest(word, words()).map_or_else(|| USER_PREFIX.to_owned(), |word| format!("{USER_PREFIX}{word}"));
     meant.then(|| {
@@ -114,6 +119,10 @@ pub(super) struct Written {
 }
 
 impl Found {
+    fn is_enough(&self) -> bool {
+        self.items.len().max(self.mistakes.len()) >= ENOUGH
+    }
+
     fn annotation(&mut self, key: &str, word: &str, value: &str) {
         if value.len() > MAX_VALUE {
             let problem = format!("is {} bytes long; {MAX_VALUE} are allowed", value.len());
@@ -129,7 +138,14 @@ impl Found {
                 let (kind, name) = verb.example();
                 self.mistakes.push(Mistake::new(key, value, format!("is empty; write items like {kind}/{name}")));
             }
-            Meaning::List(verb) => value.split(',').for_each(|item| self.item(key, item, *verb, None)),
+            Meaning::List(verb) => {
+                for item in value.split(',') {
+                    if self.is_enough() {
+                        break;
+                    }
+                    self.item(key, item, *verb, None);
+                }
+            }
             Meaning::One(verb, kind) => self.one(key, value, *verb, *kind),
             Meaning::Inject => match value {
                 "false" => self.off = true,
@@ -148,7 +164,8 @@ impl Found {
         let options = value.split(',').skip(1).all(|part| KEYS.iter().any(|entry| part.trim().starts_with(&format!("{}=", entry.word))));
         if options {
             let right = value.split(',').map(str::trim).collect::<Vec<_>>().join(";");
-            self.mistakes.push(Mistake::new(key, value, "separates a key from its item by a comma").near(Some(right)));
+            let right = (right.len() <= 200).then_some(right);
+            self.mistakes.push(Mistake::new(key, value, "separates a key from its item by a comma").near(right));
             return;
         }
         let items: Vec<String> = value.split(',').map(|item| format!("{kind}/{}", item.trim())).collect();
@@ -168,6 +185,9 @@ impl Found {
         let mut given = Vec::new();
         let mut seen: Vec<&str> = Vec::new();
         for part in parts {
+            if self.is_enough() {
+                break;
+            }
             if part.split_once('/').is_some_and(|(word, _)| Kind::ALL.iter().any(|kind| kind.word() == word)) {
                 // Its own keys come next: they are no mistakes of this item.
                 self.mistakes.push(Mistake::new(key, part, "is an item of its own; items are separated by commas"));

@@ -3,10 +3,19 @@
 use k8s_openapi::ByteString;
 use serde_json::{Map, Value, json};
 
-use crate::inject::{self, Outcome, Refusal, Request, Settings};
+use crate::{
+    inject::{self, Outcome, Refusal, Request, Settings},
+    plan::shortened,
+};
 
 const VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
+/// Longest identity of a review; API servers use 36 characters.
+const LONGEST_UID: usize = 128;
+/// Largest patch: with everything around it an answer stays below 1 MiB.
+const LARGEST_PATCH: usize = 700 * 1024;
+/// Most warnings that an answer carries.
+const MOST_WARNINGS: usize = 20;
 
 /// Why a body is not a question that can be answered. It comes from somebody who is not an API server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +44,10 @@ pub fn mutate(settings: &Settings, review: &Value) -> Result<Value, BadReview> {
         if !patch.0.is_empty()
             && let Ok(text) = serde_json::to_vec(&patch)
         {
+            if text.len() > LARGEST_PATCH {
+                let reason = format!("the changes have {} bytes, more than the {LARGEST_PATCH} that an answer has room for", text.len());
+                return Err(Refusal::of(request, reason));
+            }
             fields.insert("patchType".to_owned(), "JSONPatch".into());
             fields.insert("patch".to_owned(), json!(ByteString(text)));
         }
@@ -55,10 +68,10 @@ type Decision = Result<(Map<String, Value>, Vec<String>), Refusal>;
 fn answer(review: &Value, decide: impl FnOnce(&Request<'_>) -> Decision) -> Result<Value, BadReview> {
     let (version, kind) = (text(review, "apiVersion"), text(review, "kind"));
     if version != VERSION || kind != KIND {
-        return Err(BadReview::Kind { kind: kind.to_owned(), version: version.to_owned() });
+        return Err(BadReview::Kind { kind: shortened(kind), version: shortened(version) });
     }
     let request = review.get("request").filter(|request| request.is_object()).ok_or(BadReview::Field("request"))?;
-    let uid = Some(text(request, "uid")).filter(|uid| !uid.is_empty()).ok_or(BadReview::Field("request.uid"))?;
+    let uid = Some(text(request, "uid")).filter(|uid| (1..=LONGEST_UID).contains(&uid.len())).ok_or(BadReview::Field("request.uid"))?;
     let respond = |response: Value| {
         let mut fields = response;
         if let Some(fields) = fields.as_object_mut() {
@@ -78,6 +91,7 @@ fn answer(review: &Value, decide: impl FnOnce(&Request<'_>) -> Decision) -> Resu
         Ok((mut fields, warnings)) => {
             fields.insert("allowed".to_owned(), true.into());
             if !warnings.is_empty() {
+                let warnings: Vec<String> = warnings.iter().take(MOST_WARNINGS).map(|warning| inject::brief(warning)).collect();
                 fields.insert("warnings".to_owned(), warnings.into());
             }
             respond(Value::Object(fields))

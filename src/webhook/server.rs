@@ -1,74 +1,131 @@
 //! The HTTP around the reviews: limits, content type, readiness, and a panic that stays in its request.
 
 use std::{
-    error::Error,
+    net::{IpAddr, Ipv4Addr},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use axum::{
-    Router,
-    body::{Body, Bytes, to_bytes},
+    Extension, Router,
+    body::Body,
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
-use http_body_util::LengthLimitError;
+use http_body_util::BodyExt;
 use serde_json::Value;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 use tracing::{debug, error, info};
 
 use super::review::{self, BadReview};
-use crate::{inject::Settings, metrics::Metrics};
+use crate::{
+    crowd::{Crowd, Place},
+    inject::Settings,
+    metrics::Metrics,
+    tls::Guest,
+};
 
 /// The settings as they are now; `None` until the CA and the coordinator's address are known.
 pub type SettingsReceiver = watch::Receiver<Option<Arc<Settings>>>;
 
 /// An update carries the object twice, and one may have 1.5 MiB.
 const LARGEST_BODY: usize = 4 * 1024 * 1024;
+/// A body that is larger needs a place among the large ones, and they are reviewed one after the other: the memory of a review is many times that of its
+/// text.
+const LARGE_BODY: usize = 64 * 1024;
+/// Most large bodies that are read at once.
+const LARGE_AT_ONCE: usize = 16;
+/// Most values in a body, whatever its size: a short one may be nothing but the beginnings of objects. A Pod of a hundred containers has some thousand.
+const MOST_VALUES: usize = 100_000;
 /// How long a client may take to send it; the API server itself gives up after 5 s.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// The webhook's routes.
 pub fn router(settings: SettingsReceiver, metrics: Arc<Metrics>) -> Router {
-    Router::new().route("/v1/mutate", post(mutate)).route("/v1/validate", post(validate)).with_state(Webhook { settings, metrics })
+    let webhook = Webhook { settings, metrics, large: Crowd::new(LARGE_AT_ONCE), large_review: Arc::new(Semaphore::new(1)) };
+    Router::new().route("/v1/mutate", post(mutate)).route("/v1/validate", post(validate)).with_state(webhook)
 }
 
 #[derive(Clone)]
 struct Webhook {
     settings: SettingsReceiver,
     metrics: Arc<Metrics>,
+    large: Arc<Crowd>,
+    large_review: Arc<Semaphore>,
 }
 
-async fn mutate(State(webhook): State<Webhook>, headers: HeaderMap, body: Body) -> Response {
+/// Who sends the request, if it came by a network.
+type Sender = Option<Extension<Guest>>;
+
+async fn mutate(State(webhook): State<Webhook>, sender: Sender, headers: HeaderMap, body: Body) -> Response {
     let current = webhook.settings.borrow().clone();
     let Some(current) = current else {
         return plain(StatusCode::SERVICE_UNAVAILABLE, "konductor is starting: its CA and the coordinator's address are not known yet");
     };
-    match read(body).await {
-        Ok(body) => respond("mutate", &webhook.metrics, &headers, &body, |review| review::mutate(&current, review)),
-        Err(refused) => refused,
-    }
+    webhook.answer("mutate", sender, &headers, body, |review| review::mutate(&current, review)).await
 }
 
-async fn validate(State(webhook): State<Webhook>, headers: HeaderMap, body: Body) -> Response {
-    match read(body).await {
-        Ok(body) => respond("validate", &webhook.metrics, &headers, &body, review::validate),
-        Err(refused) => refused,
-    }
+async fn validate(State(webhook): State<Webhook>, sender: Sender, headers: HeaderMap, body: Body) -> Response {
+    webhook.answer("validate", sender, &headers, body, review::validate).await
 }
 
-/// The whole body, if it is not too large and does not take too long: strangers reach this port as well.
-async fn read(body: Body) -> Result<Bytes, Response> {
-    match timeout(BODY_WITHIN, to_bytes(body, LARGEST_BODY)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
-            Err(plain(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {LARGEST_BODY} bytes")))
+impl Webhook {
+    /// Reads the whole body, if it is not too large and does not take too long, since strangers reach this port as well; then answers.
+    async fn answer(
+        &self,
+        webhook: &'static str,
+        sender: Sender,
+        headers: &HeaderMap,
+        body: Body,
+        answer: impl FnOnce(&Value) -> Result<Value, BadReview>,
+    ) -> Response {
+        let peer = sender.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |Extension(guest)| guest.peer());
+        let pushed_out = || plain(StatusCode::SERVICE_UNAVAILABLE, "too many large bodies at once from this address");
+        let mut place = None;
+        let body = match timeout(BODY_WITHIN, self.read(peer, body, &mut place)).await {
+            Ok(Ok(Some(body))) => body,
+            Ok(Ok(None)) => return pushed_out(),
+            Ok(Err(refused)) => return refused,
+            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+        };
+        let _alone = match &place {
+            None => None,
+            Some(place) => tokio::select! {
+                alone = self.large_review.acquire() => alone.ok(),
+                () = place.pushed_out() => return pushed_out(),
+            },
+        };
+        respond(webhook, &self.metrics, headers, &body, answer)
+    }
+
+    /// The whole body; `None` if it is large and others need the place.
+    async fn read(&self, peer: IpAddr, mut body: Body, place: &mut Option<Place>) -> Result<Option<Vec<u8>>, Response> {
+        let mut read = Vec::new();
+        loop {
+            let frame = match place.as_ref() {
+                None => body.frame().await,
+                Some(place) => tokio::select! {
+                    frame = body.frame() => frame,
+                    () = place.pushed_out() => return Ok(None),
+                },
+            };
+            let Some(frame) = frame else { return Ok(Some(read)) };
+            let frame = frame.map_err(|error| plain(StatusCode::BAD_REQUEST, &format!("the body ended early: {error}")))?;
+            let Some(data) = frame.data_ref() else { continue };
+            if read.len() + data.len() > LARGEST_BODY {
+                return Err(plain(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {LARGEST_BODY} bytes")));
+            }
+            if place.is_none() && read.len() + data.len() > LARGE_BODY {
+                *place = Some(self.large.enter(peer));
+            }
+            read.extend_from_slice(data);
         }
-        Ok(Err(error)) => Err(plain(StatusCode::BAD_REQUEST, &format!("the body ended early: {error}"))),
-        Err(_) => Err(plain(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
     }
 }
 
@@ -83,6 +140,9 @@ fn respond(
     let content = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !content.split(';').next().is_some_and(|content| content.trim().eq_ignore_ascii_case("application/json")) {
         return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected application/json");
+    }
+    if values(body) > MOST_VALUES {
+        return plain(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {MOST_VALUES} values"));
     }
     let review: Value = match serde_json::from_slice(body) {
         Ok(review) => review,
@@ -100,6 +160,21 @@ fn respond(
             plain(StatusCode::INTERNAL_SERVER_ERROR, "konductor: internal error; its log says more")
         }
     }
+}
+
+/// At least as many as there are values in this JSON, without making any of them.
+fn values(body: &[u8]) -> usize {
+    let (mut count, mut in_text, mut escaped) = (1, false, false);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_text,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' | b',' if !in_text => count += 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 /// Logs an answer; says whether it allows.
@@ -120,7 +195,11 @@ fn plain(status: StatusCode, words: &str) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::Request;
+    use axum::{
+        body::{Bytes, to_bytes},
+        http::Request,
+    };
+    use futures::StreamExt;
     use serde_json::json;
     use tower::ServiceExt;
 
@@ -268,6 +347,73 @@ mod tests {
         let endless = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
         let request = Request::post("/v1/mutate").header("content-type", "application/json").body(endless).unwrap();
         assert_eq!(send(request, Some(settings())).await.0, StatusCode::REQUEST_TIMEOUT);
+    }
+
+    #[tokio::test]
+    async fn what_would_take_far_more_memory_than_it_has_bytes_is_refused() {
+        let mut review = review(&pod("db"));
+        let text = r#"[{"":0},{"":0}]"#;
+        review["request"]["object"]["spec"]["text"] = text.repeat(10_000).into();
+        assert_eq!(ask("/v1/mutate", review.to_string()).await.0, StatusCode::OK, "a text is one value");
+        review["request"]["object"]["spec"]["text"] = vec![json!({ "": 0 }); MOST_VALUES / 2].into();
+        let (status, words) = ask("/v1/mutate", review.to_string()).await;
+        assert!(status == StatusCode::PAYLOAD_TOO_LARGE && words.contains("values"), "{status} {words}");
+        assert_eq!(values(br#"{"a\\\"[{,": [1, 2, {"b": "]"}], "c": "\\"}"#), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_bodies_that_do_not_come_to_an_end_make_room_for_others() {
+        let (_keep, receiver) = watch::channel(Some(Arc::new(settings())));
+        let webhook = router(receiver, Arc::default());
+        let crowd = Crowd::new(1000);
+        let send = |peer: &str, body: Body| {
+            let guest: Guest = Arc::new(crowd.enter(peer.parse().unwrap()));
+            let request = Request::post("/v1/mutate").header("content-type", "application/json").extension(guest).body(body).unwrap();
+            tokio::spawn(webhook.clone().oneshot(request))
+        };
+        let part = || Ok::<_, std::io::Error>(Bytes::from(vec![b' '; LARGE_BODY + 1]));
+        let unfinished = || Body::from_stream(futures::stream::iter([part()]).chain(futures::stream::pending()));
+        let stuck: Vec<_> = (0..2 * LARGE_AT_ONCE).map(|_| send("10.0.0.9", unfinished())).collect();
+        tokio::task::yield_now().await;
+        let text = format!("{}{}", " ".repeat(LARGE_BODY), review(&pod("db")));
+        let answer = send("10.0.0.1", Body::from(text)).await.unwrap().unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let mut statuses = Vec::new();
+        for stuck in stuck {
+            statuses.push(stuck.await.unwrap().unwrap().status());
+        }
+        let (pushed_out, gave_up) = statuses.split_at(LARGE_AT_ONCE + 1);
+        assert!(pushed_out.iter().all(|status| *status == StatusCode::SERVICE_UNAVAILABLE), "{statuses:?}");
+        assert!(gave_up.iter().all(|status| *status == StatusCode::REQUEST_TIMEOUT), "{statuses:?}");
+    }
+
+    #[tokio::test]
+    async fn whatever_is_wrong_is_said_in_few_words() {
+        let mut long = pod("db");
+        long["metadata"]["name"] = "x".repeat(500_000).into();
+        for number in 0..10_000 {
+            long["metadata"]["annotations"][format!("konductor.io/wrong-{number}")] = "x".into();
+        }
+        let response = answer("/v1/mutate", &review(&long)).await;
+        let message = response["status"]["message"].as_str().unwrap();
+        assert!(message.contains("wrong-0") && message.contains(" more"), "{message}");
+        assert!(message.len() < 20_000, "{} bytes", message.len());
+        let mut unknown = review(&pod("db"));
+        unknown["request"]["uid"] = "u".repeat(500_000).into();
+        assert_eq!(ask("/v1/mutate", unknown.to_string()).await.0, StatusCode::BAD_REQUEST);
+        let mut other = review(&pod("db"));
+        other["kind"] = "x".repeat(500_000).into();
+        let (status, words) = ask("/v1/mutate", other.to_string()).await;
+        assert!(status == StatusCode::BAD_REQUEST && words.len() < 1000, "{words}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_would_be_too_large_is_a_refusal() {
+        let mut object = pod("db;fencing=true");
+        let container = json!({ "name": "app", "image": "app:1", "env": [] });
+        object["spec"]["containers"] = vec![container; 8_000].into();
+        let response = answer("/v1/mutate", &review(&object)).await;
+        assert!(response["status"]["message"].as_str().unwrap().contains("an answer has room for"), "{response:.300}");
     }
 
     #[test]

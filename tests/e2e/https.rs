@@ -1,6 +1,6 @@
 //! A client of konductor's servers that presents what it likes: the agent would never send somebody else's token, so tests cannot use it.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use k8s_openapi::{
     ByteString,
@@ -40,18 +40,22 @@ pub fn leaf(secret: &Secret) -> Vec<u8> {
     CertificateDer::from_pem_slice(&entry(secret, "tls.crt")).map(|leaf| leaf.to_vec()).unwrap_or_default()
 }
 
+/// Address and port of one of konductor's Services.
+pub async fn address(scene: &Scene, service: &str) -> SocketAddr {
+    let service = Api::<Service>::namespaced(scene.client.clone(), SYSTEM).get(service).await.unwrap();
+    SocketAddr::new(service.spec.unwrap().cluster_ip.unwrap().parse().unwrap(), 443)
+}
+
 /// Connects to one of konductor's Services, trusting the CAs of the Secret. The tests run on the machine of the cluster, which reaches its Services.
-async fn connect(scene: &Scene, service: &str) -> std::io::Result<TlsStream<TcpStream>> {
+pub async fn connect(scene: &Scene, service: &str) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     let secret = certificates(scene).await.ok_or_else(|| std::io::Error::other("there is no Secret now"))?;
     for ca in CertificateDer::pem_slice_iter(&entry(&secret, "ca.crt")) {
         roots.add(ca.unwrap()).unwrap();
     }
-    let service = Api::<Service>::namespaced(scene.client.clone(), SYSTEM).get(service).await.unwrap();
-    let address = service.spec.unwrap().cluster_ip.unwrap();
-    let name = format!("{}.{SYSTEM}.svc", service.metadata.name.unwrap());
+    let name = format!("{service}.{SYSTEM}.svc");
     let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let tcp = TcpStream::connect((address.as_str(), 443)).await?;
+    let tcp = TcpStream::connect(address(scene, service).await).await?;
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(name).unwrap(), tcp).await
 }
 

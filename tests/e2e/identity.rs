@@ -21,14 +21,14 @@ fn token(scene: &Scene, arguments: &[&str]) -> String {
 }
 
 /// A token like the one that the kubelet puts into this Pod.
-async fn token_of_pod(scene: &Scene, pod: &str) -> String {
+pub async fn token_of_pod(scene: &Scene, pod: &str) -> String {
     let uid = scene.pods().get(pod).await.unwrap().metadata.uid.unwrap();
     let bound_to = format!("--bound-object-uid={uid}");
     token(scene, &["--audience=konductor.io", "--bound-object-kind=Pod", "--bound-object-name", pod, &bound_to])
 }
 
 /// Sends the request until the leader answers it: another test may just have ended the one before.
-async fn answer(scene: &Scene, path: &str, token: Option<&str>) -> Answer {
+pub async fn answer(scene: &Scene, path: &str, token: Option<&str>) -> Answer {
     let mut last = ask(scene, path, token).await;
     scene
         .until("the coordinator answers", async || {

@@ -27,7 +27,8 @@ pub struct ClaimFacts {
 impl ClaimFacts {
     /// Reads a Claim.
     pub fn of(mut claim: Claim) -> Self {
-        claim.metadata.managed_fields = None;
+        // People may write 256 KiB of annotations. A write of the status changes nothing there.
+        (claim.metadata.annotations, claim.metadata.managed_fields) = (None, None);
         let meta = claim.meta();
         let namespace = meta.namespace.clone().unwrap_or_default();
         let (name, uid) = (meta.name.clone().unwrap_or_default(), meta.uid.clone().unwrap_or_default());
