@@ -65,7 +65,9 @@ async fn the_pipeline_of_the_page_runs_two_nights() {
         let run = |cron: &str| scene.run(&["create", "job", &format!("--from=cronjob/{cron}"), &format!("{cron}-{night}")]);
         run("night-begins");
         scene.until_jobs_complete(4 * (night - 1) + 1).await;
-        ["transform", "extract-a", "extract-b"].map(run);
+        for cron in ["transform", "extract-a", "extract-b"] {
+            run(cron);
+        }
         scene.until_jobs_complete(4 * night).await;
         let times = kubelet_times(&scene.pods()).await;
         let of = |job: &str| times.iter().find(|(pod, _)| pod.starts_with(&format!("{job}-{night}-"))).map(|(_, times)| *times).unwrap();
