@@ -276,7 +276,17 @@ async fn slow_clients_make_nobody_else_wait() {
         half_hello.len(),
         half_head.len()
     );
-    others_are_served(&scene, "meanwhile").await;
+    // They are given up after ten seconds, so more of them come all the time.
+    let flood = async {
+        loop {
+            let _more = tokio::join!(slow_clients(webhook, 1100, b""), slow_clients(coordinator, 2100, b""));
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+    };
+    tokio::select! {
+        () = others_are_served(&scene, "meanwhile") => {}
+        () = flood => {}
+    }
     assert!(ended(&mut half_head).await >= 40, "there is room for 64");
     // Those who say nothing are not waited for, whether others need their places or not.
     for clients in [&mut slow, &mut half_hello, &mut half_head] {

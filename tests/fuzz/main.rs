@@ -70,11 +70,7 @@ fn main() -> ExitCode {
             println!("{:<12} {name}", target.name);
             try_one(target, &case);
         }
-        check!(name = target.name)
-            .with_iterations(inputs.unwrap_or(target.inputs))
-            .with_test_time(Duration::MAX)
-            .with_max_len(512)
-            .for_each(|tape: &[u8]| try_one(target, &(target.make)(tape)));
+        drive(target, inputs.unwrap_or(target.inputs));
         println!(
             "{:<12} {} inputs up to {} bytes: answers up to {} bytes, up to {} KiB of memory, {:.1} s",
             target.name,
@@ -86,6 +82,14 @@ fn main() -> ExitCode {
         );
     }
     ExitCode::SUCCESS
+}
+
+fn drive(target: &Target, inputs: usize) {
+    check!(name = target.name)
+        .with_iterations(inputs)
+        .with_test_time(Duration::MAX)
+        .with_max_len(512)
+        .for_each(|tape: &[u8]| try_one(target, &(target.make)(tape)));
 }
 
 /// Checks one input. What breaks is written down, the last time as small as it became.

@@ -182,10 +182,10 @@ fn splice(text: &mut String, tape: &mut Tape<'_>) {
         3 | 4 => {
             text.clear();
             for _ in 0..1 + tape.below(4) {
-                text.push_str(tape.pick(&WORDS));
+                text.push_str(tape.pick::<&str>(&WORDS));
             }
         }
-        _ => text.insert_str(at, tape.pick(&WORDS)),
+        _ => text.insert_str(at, tape.pick::<&str>(&WORDS)),
     }
 }
 

@@ -55,7 +55,11 @@ fn start() -> Server {
     // Its time is virtual: a client that says nothing for ten seconds costs none.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let router = runtime.block_on(async {
-        let client = kube::Client::new(service_fn(|request| async { Ok::<_, Infallible>(api_server(&request)) }), "konductor-system");
+        let api_server = service_fn(|request| {
+            let answer = api_server(&request);
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let client = kube::Client::new(api_server, "konductor-system");
         let coordinator = Coordinator::new(Identities::new(client.clone()));
         let until = CancellationToken::new();
         let context = Context::new(client, ServerClock::default(), Pulse::default(), Default::default(), "konductor-0", until);
