@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     api::deleting,
+    claims::is_over,
     cluster::{NODES, condition, place, suspended, terminal, text},
     core::Core,
     people::owes,
@@ -75,7 +76,7 @@ impl Core {
         // One that is suspended or deleted can still succeed or fail.
         if succeeded >= wanted {
             if let Some(person) = self.truth.people.get_mut(&uid) {
-                person.succeeded = true;
+                person.succeeds();
             }
             return self.change(&at, |job| add_condition(job, "SuccessCriteriaMet", &now));
         }
@@ -169,6 +170,7 @@ impl Core {
     pub fn owing(&self) -> Vec<String> {
         let all = self.all(What::Pods).chain(self.all(What::Jobs));
         let ended = |object: &&Value| owes(object) && (deleting(object) || terminal(object) || over(object));
-        all.filter(ended).map(|object| text(&object["metadata"]["uid"])).collect()
+        let claims = self.all(What::Claims).filter(|claim| owes(claim) && (deleting(claim) || is_over(claim)));
+        all.filter(ended).chain(claims).map(|object| text(&object["metadata"]["uid"])).collect()
     }
 }
