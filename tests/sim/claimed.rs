@@ -186,9 +186,16 @@ impl Core {
         self.judge.began.get(key).is_some_and(|began| *began >= from)
     }
 
-    /// Whether this Claim holds as long as nobody ends it: it is there, and neither it nor its holder has said that it is over.
-    pub fn claim_lives(&self, uid: &str) -> bool {
-        let claim = self.all(What::Claims).find(|claim| claim["metadata"]["uid"] == uid);
-        claim.is_some_and(|claim| !deleting(claim) && !is_over(claim) && !claim["spec"]["succeeded"].is_boolean())
+    /// A Claim changed: perhaps it says now that it does not hold any more.
+    pub fn claim_seen(&mut self, before: Option<&Value>, after: Option<&Value>) {
+        let ended = after.is_none_or(|claim| deleting(claim) || is_over(claim) || claim["spec"]["succeeded"].is_boolean());
+        if let Some(claim) = before.filter(|_| ended) {
+            self.truth.claims_ended.entry(text(&claim["metadata"]["uid"])).or_insert_with(Instant::now);
+        }
+    }
+
+    /// Whether a Claim has said for some time that it does not hold any more.
+    pub fn claim_has_ended(&self, uid: &str) -> bool {
+        self.truth.claims_ended.get(uid).is_some_and(|ended| ended.elapsed() > Duration::from_secs(3))
     }
 }

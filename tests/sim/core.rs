@@ -290,6 +290,9 @@ impl Core {
         }
         self.truth.seen_by_api(place, before, after);
         self.end_shown(place, after);
+        if place.0 == What::Claims {
+            self.claim_seen(before, after);
+        }
         self.finished(place, after);
         if place.0.is_primitive() {
             self.judge_revision(writer, place, before, after);

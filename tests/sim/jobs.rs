@@ -6,7 +6,6 @@ use tokio::time::Instant;
 
 use crate::{
     api::deleting,
-    claims::is_over,
     cluster::{NODES, condition, place, suspended, terminal, text},
     core::Core,
     people::owes,
@@ -170,7 +169,9 @@ impl Core {
     pub fn owing(&self) -> Vec<String> {
         let all = self.all(What::Pods).chain(self.all(What::Jobs));
         let ended = |object: &&Value| owes(object) && (deleting(object) || terminal(object) || over(object));
-        let claims = self.all(What::Claims).filter(|claim| owes(claim) && (deleting(claim) || is_over(claim)));
+        let claims = self
+            .all(What::Claims)
+            .filter(|claim| owes(claim) && self.claim_has_ended(claim["metadata"]["uid"].as_str().unwrap_or_default()));
         all.filter(ended).chain(claims).map(|object| text(&object["metadata"]["uid"])).collect()
     }
 }

@@ -21,7 +21,7 @@ impl Core {
             let key = object.key();
             for holder in object.holders() {
                 let live = match holder.kind {
-                    HolderKind::Claim => self.claim_lives(&holder.uid),
+                    HolderKind::Claim => !self.claim_has_ended(&holder.uid),
                     HolderKind::Pod => self.truth.pods.get(&holder.uid).is_some_and(|pod| !pod.over()),
                     HolderKind::Job => {
                         self.job_runs(&holder.uid)

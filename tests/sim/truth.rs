@@ -46,6 +46,8 @@ pub struct Truth {
     pub claimants: BTreeMap<String, Claimant>,
     /// When Claims were told that they are over.
     pub claims_over: BTreeMap<String, Instant>,
+    /// When Claims ceased to hold, as far as they themselves say it.
+    pub claims_ended: BTreeMap<String, Instant>,
     pub nodes: Vec<Node>,
     /// Agents to start: Pod and run, with the token that ends them.
     pub to_start: Vec<Errand>,
