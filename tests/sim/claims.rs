@@ -195,35 +195,14 @@ impl Core {
 
     fn claim_spec(&mut self, (what, name): Named) -> Value {
         let by_hand = self.strikes(self.faults.by_hand);
-        let operation = match (what, self.chance.below(100)) {
-            (What::Barriers, 0..60) | (What::Onces, 60..100) | (What::Gates, _) if !by_hand => {
-                if what == What::Barriers {
-                    "Arrive"
-                } else {
-                    "Wait"
-                }
-            }
-            (What::Barriers, _) => {
-                if by_hand {
-                    "Reset"
-                } else {
-                    "Wait"
-                }
-            }
-            (What::Onces, _) => {
-                if by_hand {
-                    "Reset"
-                } else {
-                    "Acquire"
-                }
-            }
-            (What::WaitGroups, 0..10) if by_hand => "Reset",
-            (What::WaitGroups, 0..45) => "Add",
-            (What::WaitGroups, 45..80) => "Done",
-            (What::WaitGroups, _) => "Wait",
-            (What::Gates, 0..45) => "Open",
-            (What::Gates, 45..75) => "Close",
-            (What::Gates, _) => "Reset",
+        let operation = match (what, by_hand, self.chance.below(100)) {
+            (What::Barriers | What::Onces, true, _) | (What::Gates, true, 75..) | (What::WaitGroups, true, 0..10) => "Reset",
+            (What::Gates, true, 0..45) => "Open",
+            (What::Gates, true, _) => "Close",
+            (What::Barriers, _, 0..60) => "Arrive",
+            (What::WaitGroups, _, 0..45) => "Add",
+            (What::WaitGroups, _, 45..80) => "Done",
+            (What::Barriers | What::Gates | What::WaitGroups, ..) | (What::Onces, _, 60..) => "Wait",
             _ => "Acquire",
         };
         let mut spec = json!({"kind": what.types().1, "name": name, "operation": operation, "renewals": 0});
