@@ -29,8 +29,6 @@ pub enum Answer {
     Holds {
         /// Its fencing token.
         token: i64,
-        /// Since when.
-        since: Timestamp,
         /// When that ends unless it is renewed, by the API server's clock.
         expires_at: Option<Timestamp>,
     },
@@ -95,7 +93,7 @@ impl<'a> Answers<'a> {
     /// unless it is renewed.
     pub fn to(&self, claim: &ClaimFacts, expires_at: Option<Timestamp>) -> Option<Answer> {
         let holder = self.holders.get(claim.uid());
-        let held = |holder: &&Holder| Answer::Holds { token: holder.token, since: holder.since.0, expires_at };
+        let held = |holder: &&Holder| Answer::Holds { token: holder.token, expires_at };
         if claim.deleting() {
             None
         } else if claim.holds() {
@@ -170,7 +168,8 @@ pub fn status(claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> ClaimStatu
     let mut conditions = before.conditions.clone();
     set_condition(&mut conditions, now, generation, "Granted", (phase == ClaimPhase::Granted, reason), text.clone());
     let (token, granted_at) = match answer {
-        Answer::Holds { token, since, .. } => (Some(*token), before.granted_at.or(Some(Time(*since)))),
+        // What its holder works out its `ttl` from: both ends are those of the telling.
+        Answer::Holds { token, .. } => (Some(*token), before.granted_at.or(Some(whole(now)))),
         Answer::Done => (None, before.granted_at.or(Some(whole(now)))),
         _ => (before.token, before.granted_at),
     };

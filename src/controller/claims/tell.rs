@@ -13,7 +13,7 @@ use tokio::time::{Duration, Instant};
 use tracing::info;
 
 use super::{
-    ClaimFacts, Renewed,
+    ClaimFacts,
     answer::{Answer, Answers, ends, status},
     look::AT_ONCE,
 };
@@ -30,6 +30,7 @@ use crate::{
         world::State,
     },
     plan::Kind,
+    planted,
     rules::Decision,
 };
 
@@ -66,15 +67,11 @@ pub async fn tell(
     {
         let mut state = context.world.lock();
         let found = Answers::of(key, after, decision);
-        // A hold that begins has its whole time.
-        for (uid, claim) in new(decision, gathered) {
-            let renewals = claim.claim.spec.renewals;
-            state.renewed.insert(uid.to_owned(), Renewed { renewals, since: Instant::now(), time: now });
-        }
         for claim in &gathered.claims {
             let ttl = claim.ttl().or_else(|| after.map(Object::ttl));
-            let renewed = state.renewed.get(claim.uid()).zip(ttl);
-            let expires_at = renewed.and_then(|(renewed, ttl)| ends(renewed.time, ttl));
+            // A hold has its whole time from when it is told.
+            let since = if claim.pending() { Some(now) } else { state.renewed.get(claim.uid()).map(|renewed| renewed.time) };
+            let expires_at = since.zip(ttl).and_then(|(since, ttl)| ends(since, ttl));
             match found.to(claim, expires_at) {
                 Some(answer) if says_more(&mut state, key, claim, &answer, now) => answers.push((claim.clone(), answer)),
                 Some(_) => {}
@@ -157,7 +154,7 @@ async fn write(context: &Context, key: &Key, claim: &ClaimFacts, answer: &Answer
 async fn written(context: &Context, key: &Key, claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> Result<ClaimFacts, WriteError> {
     let mut next = claim.claim.clone();
     // Whoever executes must not vanish before it is known how that came out.
-    if key.kind == Kind::Once && matches!(answer, Answer::Holds { .. }) && !claim.owes() {
+    if key.kind == Kind::Once && matches!(answer, Answer::Holds { .. }) && !claim.owes() && !planted::bug("claim-vanishes-unrecorded") {
         if claim.deleting() {
             return Err(WriteError::Conflict);
         }

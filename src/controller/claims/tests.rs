@@ -162,11 +162,36 @@ async fn after_a_gap_a_pause_or_a_takeover_a_hold_has_its_whole_time_again() {
 
 #[tokio::test(start_paused = true)]
 async fn the_ttl_of_the_claim_goes_before_that_of_the_primitive() {
-    let mut scene = Scene::of(mutex(), &[claim("a", 1, json!({ "ttl": "5s" }), Value::Null)]);
+    let (spec, waiting) = (json!({ "ttl": "5s" }), Value::Null);
+    let mut scene = Scene::of(mutex(), &[claim("a", 1, spec.clone(), waiting)]);
     scene.turn();
     let holder = &scene.object.holders()[0];
     assert_eq!(holder.expires_at.as_ref().unwrap().0, start().checked_add(Duration::from_secs(5)).unwrap());
+    scene.state.put_claim(claim("a", 2, spec, json!({ "phase": "Granted", "token": holder.token })));
     assert_eq!(scene.look().again, Some(Instant::now() + Duration::from_secs(5)));
+}
+
+/// A leader may die between the grant and its telling: what nobody knows of cannot be renewed, and its holder counts from what it is told.
+#[tokio::test(start_paused = true)]
+async fn a_hold_has_its_whole_time_from_when_it_is_told() {
+    let mut scene = Scene::of(mutex(), &[waiting("a")]);
+    scene.turn();
+    scene.pass(TTL * 2).await;
+    let gathered = scene.look();
+    assert_eq!((suspects(&gathered), gathered.again), (vec![], None), "it was not told yet");
+    let (_, decision) = scene.turn();
+    let expires_at = scene.time.checked_add(TTL).ok();
+    let answer = Answers::of(&scene.object.key(), Some(&scene.object), &decision).to(&waiting("a"), expires_at).unwrap();
+    let told = status(&waiting("a"), &answer, scene.time);
+    assert_eq!(
+        (told.granted_at.unwrap().0, told.expires_at.map(|end| end.0)),
+        (scene.time, expires_at),
+        "the SDK works out the ttl from these"
+    );
+    scene.state.put_claim(claim("a", 2, json!({}), serde_json::to_value(status(&waiting("a"), &answer, scene.time)).unwrap()));
+    assert!(suspects(&scene.look()).is_empty());
+    scene.pass(TTL).await;
+    assert_eq!(suspects(&scene.look()), [Some(0)]);
 }
 
 #[test]
