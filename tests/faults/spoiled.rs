@@ -1,0 +1,5 @@
+//! The test of the observer itself.
+
+pub fn all_are_seen() -> bool {
+    true
+}
