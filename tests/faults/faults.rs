@@ -311,7 +311,7 @@ impl Stage {
         self.pods.until_began(VICTIMS, &victim).await;
         let next = self.pods.start(VICTIMS, "konductor.io/mutex", false, HOME, 8).await;
         let (pods, waits) = (self.pods.clone(), next.clone());
-        tokio::spawn(async move { pods.until_began(VICTIMS, &waits).await });
+        tokio::task::spawn_local(async move { pods.until_began(VICTIMS, &waits).await });
         // Long enough to be in line.
         sleep(Duration::from_secs(3)).await;
         (victim, next)

@@ -46,7 +46,7 @@ fn together(lane: &str, runs: &[&Run]) -> Vec<Violation> {
     let mut broken = |at: f64, words: String| found.push(Violation { at, rule: "ran together", words: format!("{lane}: {words}") });
     let mut running: Vec<&Run> = Vec::new();
     let mut largest: Option<&Run> = None;
-    for run in runs {
+    for &run in runs {
         running.retain(|other| other.to > run.from);
         // A run that was cut off may go on beside those that come after it: their tokens are larger.
         for other in running.iter().filter(|other| other.cut_off && other.token > run.token) {

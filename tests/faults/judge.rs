@@ -192,7 +192,7 @@ impl Judge {
         }
         let Some(claim) = self.claims.get(&holder.uid) else { return Some("its Claim was never seen".to_owned()) };
         let overdue = claim.ttl.is_some_and(|ttl| at - claim.renewed > ttl - 1.0);
-        (!claim.ended && claim.succeeded.is_none() && !overdue).then(|| "its Claim is there, and was renewed in time".to_owned())
+        (!claim.ended && claim.succeeded.is_none() && !overdue).then(|| format!("claims/{} is there, and was renewed in time", claim.name))
     }
 
     /// What opens, is done or executed: with reason, and for ever within a round.

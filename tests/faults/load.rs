@@ -19,6 +19,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
+    task::spawn_local,
     time::{sleep, timeout},
 };
 
@@ -92,12 +93,12 @@ impl Load {
             let spec = if lane.kind == "Semaphore" { json!({ "permits": 3 }) } else { json!({}) };
             self.create(lane.kind, lane.name, spec).await;
         }
-        let mut tasks = vec![tokio::spawn(self.clone().listen()), tokio::spawn(self.clone().rebirths())];
+        let mut tasks = vec![spawn_local(self.clone().listen()), spawn_local(self.clone().rebirths())];
         for lane in LANES {
-            tasks.extend((0..lane.workers).map(|worker| tokio::spawn(self.clone().hold_again_and_again(lane, worker))));
+            tasks.extend((0..lane.workers).map(|worker| spawn_local(self.clone().hold_again_and_again(lane, worker))));
         }
-        tasks.push(tokio::spawn(self.clone().renew_again_and_again()));
-        tasks.extend(ROUNDS.map(|kind| tokio::spawn(self.clone().rounds(kind))));
+        tasks.push(spawn_local(self.clone().renew_again_and_again()));
+        tasks.extend(ROUNDS.map(|kind| spawn_local(self.clone().rounds(kind))));
         for ended in join_all(tasks).await {
             self.observer.broken("load", format!("a part of the load ended: {ended:?}"));
         }
@@ -201,7 +202,7 @@ impl Load {
             let reads = lane.kind == "RWMutex" && worker != 0;
             match lane.kind {
                 "Semaphore" => spec["permits"] = permits.into(),
-                "RWMutex" => spec["mode"] = if reads { "Read" } else { "Write" }.into(),
+                "RWMutex" if reads => spec["mode"] = "Read".into(),
                 "Lease" => spec["priority"] = (turn % 3).into(),
                 _ => {}
             }
@@ -267,77 +268,69 @@ impl Load {
         loop {
             let name = self.name(&kind.to_lowercase());
             match kind {
-                "Barrier" => self.round(kind, &name, json!({ "expected": 2 }), &["Wait", "Arrive", "Arrive"]).await,
-                "WaitGroup" => self.round(kind, &name, json!({}), &["Add", "Wait", "Done"]).await,
-                "Gate" => self.round(kind, &name, json!({}), &["Wait", "Open"]).await,
+                "Barrier" => self.round(kind, &name, json!({ "expected": 2 }), &["Arrive", "Arrive"]).await,
+                "WaitGroup" => self.round(kind, &name, json!({}), &["Add", "Done"]).await,
+                "Gate" => self.round(kind, &name, json!({}), &["Open"]).await,
                 _ => self.execution(&name).await,
             }
             sleep(Duration::from_millis(500)).await;
         }
     }
 
-    /// One object, and Claims that do this with it, one after the other but for those that wait.
-    async fn round(&self, kind: &str, name: &str, spec: Value, operations: &[&str]) {
+    /// One object, a Claim that waits for it, and Claims that take these steps, one after the other.
+    async fn round(&self, kind: &str, name: &str, spec: Value, steps: &[&str]) {
         self.create(kind, name, spec).await;
         let key = format!("{}/rounds", plural(kind));
-        let claim = |operation: &str| (format!("{name}-{}", self.name(&operation.to_lowercase())), operation.to_owned());
-        let claims: Vec<(String, String)> = operations.iter().map(|operation| claim(operation)).collect();
-        let ask = async |claim: &str, operation: &str| {
-            self.granted(&key, claim, json!({ "kind": kind, "name": name, "operation": operation, "timeout": "20m" })).await;
-        };
-        let (waits, steps): (Vec<_>, Vec<_>) = claims.iter().partition(|(_, operation)| operation == "Wait");
-        // What is added is added before anybody waits: a WaitGroup that nobody has joined is not done.
-        let waiting = async {
-            join_all(waits.iter().map(|(claim, operation)| ask(claim, operation))).await;
-        };
+        let claims: Vec<String> = (0..=steps.len()).map(|step| format!("{name}-{step}")).collect();
+        let ask = |operation: &str| json!({ "kind": kind, "name": name, "operation": operation, "timeout": "20m" });
         let stepping = async {
-            for (claim, operation) in &steps {
-                ask(claim, operation).await;
+            for (claim, operation) in claims[1..].iter().zip(steps) {
+                self.granted(&key, claim, ask(operation)).await;
             }
         };
-        tokio::join!(waiting, stepping);
-        for (claim, _) in &claims {
+        tokio::join!(self.granted(&key, &claims[0], ask("Wait")), stepping);
+        for claim in &claims {
             self.delete("Claim", claim).await;
         }
         self.delete(kind, name).await;
     }
 
     /// A Once: the first fails, the second succeeds, the third is told that it was done.
-    async fn execution(self: &Arc<Self>, once: &str) {
-        const KEY: &str = "onces/rounds";
+    async fn execution(&self, once: &str) {
         self.create("Once", once, json!({})).await;
-        let tries = Arc::new(AtomicUsize::new(0));
-        let one = async || {
-            let claim = self.name(once);
-            self.create("Claim", &claim, json!({ "kind": "Once", "name": once, "ttl": "5m", "timeout": "20m" })).await;
-            let waiting = self.waiters.begin(KEY, &claim);
-            let told = self.told(&claim, |told| !["", "Pending"].contains(&told.phase.as_str())).await;
-            waiting.served();
-            let succeeds = tries.fetch_add(usize::from(told.phase == "Granted"), Ordering::Relaxed);
-            match (told.phase.as_str(), told.reason.as_str()) {
-                ("Granted", _) => {
-                    let from = now();
-                    sleep(Duration::from_millis(100)).await;
-                    let run = Run { lane: format!("onces/{once}"), by: claim.clone(), token: told.token, permits: 1, reads: false, from, to: now(), cut_off: false };
-                    self.observer.ran(run);
-                    self.patch("Claim", &claim, json!({ "spec": { "succeeded": succeeds > 0 } })).await;
-                    let released = self.waiters.begin(KEY, &claim);
-                    self.told(&claim, |told| told.phase == "Released").await;
-                    released.served();
-                }
-                ("Denied", "Executed") => {}
-                _ => self.observer.broken("told", format!("claims/{claim} of a Once was told {told:?}")),
-            }
-            claim
-        };
-        let claims = tokio::join!(one(), one(), one());
+        let tries = AtomicUsize::new(0);
+        let claims = ["a", "b", "c"].map(|claim| format!("{once}-{claim}"));
+        tokio::join!(self.executes(once, &claims[0], &tries), self.executes(once, &claims[1], &tries), self.executes(once, &claims[2], &tries));
         if tries.load(Ordering::Relaxed) != 2 {
             self.observer.broken("counted", format!("onces/{once} was executed {tries:?} times: a failure and a success are two"));
         }
-        for claim in [claims.0, claims.1, claims.2] {
-            self.delete("Claim", &claim).await;
+        for claim in &claims {
+            self.delete("Claim", claim).await;
         }
         self.delete("Once", once).await;
+    }
+
+    async fn executes(&self, once: &str, claim: &str, tries: &AtomicUsize) {
+        const KEY: &str = "onces/rounds";
+        self.create("Claim", claim, json!({ "kind": "Once", "name": once, "ttl": "5m", "timeout": "20m" })).await;
+        let waiting = self.waiters.begin(KEY, claim);
+        let told = self.told(claim, |told| !["", "Pending"].contains(&told.phase.as_str())).await;
+        waiting.served();
+        match (told.phase.as_str(), told.reason.as_str()) {
+            ("Granted", _) => {
+                let succeeds = tries.fetch_add(1, Ordering::Relaxed) > 0;
+                let from = now();
+                sleep(Duration::from_millis(100)).await;
+                let (lane, by, to) = (format!("onces/{once}"), claim.to_owned(), now());
+                self.observer.ran(Run { lane, by, token: told.token, permits: 1, reads: false, from, to, cut_off: false });
+                self.patch("Claim", claim, json!({ "spec": { "succeeded": succeeds } })).await;
+                let released = self.waiters.begin(KEY, claim);
+                self.told(claim, |told| told.phase == "Released").await;
+                released.served();
+            }
+            ("Denied", "Executed") => {}
+            _ => self.observer.broken("told", format!("claims/{claim} of a Once was told {told:?}")),
+        }
     }
 }
 

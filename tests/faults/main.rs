@@ -35,6 +35,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::{Api, Client, Config, api::PostParams};
+use tokio::task::{LocalSet, spawn_local};
 
 use crate::{
     faults::{ALL, Row, Stage},
@@ -80,7 +81,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let _ = rustls::crypto::ring::default_provider().install_default();
-    tokio::runtime::Runtime::new().expect("a runtime").block_on(run(asked))
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(LocalSet::new().run_until(run(asked)))
 }
 
 fn asked() -> Result<Asked, String> {
@@ -126,7 +127,7 @@ async fn run(asked: Asked) -> ExitCode {
     let waiters = Waiters::default();
     let load = Load::new(client.clone(), NAMESPACE, observer.clone(), waiters.clone());
     let pods = Pods::new(load.clone(), &folder);
-    let at_work = [tokio::spawn(load.clone().work()), tokio::spawn(pods.clone().work())];
+    let at_work = [spawn_local(load.clone().work()), spawn_local(pods.clone().work())];
     let mut stage = Stage { client, observer: observer.clone(), waiters, pods: pods.clone(), proxy, quick: asked.quick, rows: Vec::new() };
     let mut before = Row::new("no fault yet");
     stage.calm(&mut before).await;
@@ -143,7 +144,7 @@ async fn run(asked: Asked) -> ExitCode {
     let mut judge = observer.judge.lock().unwrap();
     judge.finish();
     println!("the history is in {}", history.display());
-    report::say(&stage.rows, &judge, Some(&load))
+    report::say(&stage.rows, &judge, Some(&*load))
 }
 
 async fn make_namespace(client: &Client) {

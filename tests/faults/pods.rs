@@ -83,7 +83,7 @@ impl Pods {
         for lane in LANES {
             for _ in 0..lane.workers {
                 let pods = self.clone();
-                tasks.push(tokio::spawn(async move {
+                tasks.push(tokio::task::spawn_local(async move {
                     loop {
                         let name = pods.start(lane.key, lane.annotation, lane.job, HOME, RUNS).await;
                         pods.until_run(lane.key, &name).await;

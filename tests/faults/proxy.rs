@@ -167,7 +167,7 @@ impl Proxy {
         if let Some((Hold::Request, _)) = &hold {
             told = wait_for_release(hold.take()).await;
         }
-        let answer = upstream.lock().await.send_request(request).await?;
+        let answer = send(&upstream, request).await?;
         let status = answer.status();
         if is_status && status == StatusCode::CONFLICT {
             self.conflicts.fetch_add(1, Ordering::Relaxed);
@@ -199,10 +199,10 @@ impl Proxy {
             let event = format!("{{\"type\":\"ERROR\",\"object\":{status}}}\n");
             return Ok(Response::builder().header(header::CONTENT_TYPE, "application/json").body(whole(event))?);
         }
-        let answer = upstream.lock().await.send_request(request).await?;
+        let answer = send(&upstream, request).await?;
         let (parts, body) = answer.into_parts();
         let lines = Lines { body, rest: Vec::new(), state, proxy: self, hours };
-        let body = StreamBody::new(stream::unfold(Some(lines), |lines| lines?.next()).map(|bytes| bytes.map(Frame::data))).boxed_unsync();
+        let body = StreamBody::new(stream::unfold(Some(lines), |lines| async { lines?.next().await }).map(|bytes| bytes.map(Frame::data))).boxed_unsync();
         Ok(answer_of(parts, hours, body))
     }
 }
@@ -242,6 +242,12 @@ impl Lines {
             return Some((Ok(shifted(lines.into(), self.hours)), Some(self)));
         }
     }
+}
+
+async fn send(upstream: &Upstream, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
+    let mut upstream = upstream.lock().await;
+    upstream.ready().await?;
+    upstream.send_request(request).await
 }
 
 /// Tells who waits that a write is held, and waits until it may go on. Gives where the API server's answer is to be told.

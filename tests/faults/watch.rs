@@ -82,8 +82,8 @@ impl Observer {
     }
 
     fn keep(&self, line: &Line) {
-        serde_json::to_writer(&mut *self.file.lock().unwrap(), line).expect("the history is kept");
-        self.file.lock().unwrap().write_all(b"\n").expect("the history is kept");
+        let text = serde_json::to_string(line).expect("a line");
+        writeln!(self.file.lock().unwrap(), "{text}").expect("the history is kept");
         let mut judge = self.judge.lock().unwrap();
         let before = judge.violations.len();
         judge.line(line);
