@@ -111,7 +111,12 @@ pub async fn signal(signal: &str, processes: &[String]) {
 }
 
 pub async fn until_api_answers() {
-    while !Command::new("kubectl").args(["get", "--raw", "/readyz", "--request-timeout=2s"]).output().await.is_ok_and(|it| it.status.success()) {
+    while !Command::new("kubectl")
+        .args(["get", "--raw", "/readyz", "--request-timeout=2s"])
+        .output()
+        .await
+        .is_ok_and(|it| it.status.success())
+    {
         sleep(Duration::from_millis(200)).await;
     }
 }

@@ -50,7 +50,10 @@ fn together(lane: &str, runs: &[&Run]) -> Vec<Violation> {
         running.retain(|other| other.to > run.from);
         // A run that was cut off may go on beside those that come after it: their tokens are larger.
         for other in running.iter().filter(|other| other.cut_off && other.token > run.token) {
-            broken(run.from, format!("{} ({}) began beside {} ({}), which was cut off and would win", run.by, run.token, other.by, other.token));
+            broken(
+                run.from,
+                format!("{} ({}) began beside {} ({}), which was cut off and would win", run.by, run.token, other.by, other.token),
+            );
         }
         let beside: Vec<&&Run> = running.iter().filter(|other| !other.cut_off).collect();
         let used: i64 = run.permits + beside.iter().map(|other| other.permits).sum::<i64>();

@@ -141,7 +141,11 @@ impl Judge {
         let mut largest = before.largest_token;
         for (uid, token) in &new {
             if *token <= before.largest_token || self.holds.contains_key(&(key.clone(), *token)) {
-                self.broken(at, "token", format!("{key}: {uid} was granted token {token}, and {} was granted before", before.largest_token));
+                self.broken(
+                    at,
+                    "token",
+                    format!("{key}: {uid} was granted token {token}, and {} was granted before", before.largest_token),
+                );
             }
             largest = largest.max(*token);
             self.holds.insert((key.clone(), *token), Hold { uid: uid.clone(), ended: None });
@@ -151,7 +155,9 @@ impl Judge {
         if last_token < before.last_token || !holders.is_empty() && last_token < largest {
             self.broken(at, "token", format!("{key}: lastToken {last_token} after {} and {largest}", before.last_token));
         }
-        if !new.is_empty() && let Some(words) = too_many(plural, object, &holders) {
+        if !new.is_empty()
+            && let Some(words) = too_many(plural, object, &holders)
+        {
             self.broken(at, "too many", format!("{key}: {words}"));
         }
         for (at_one, one) in holders.iter().enumerate() {
@@ -246,11 +252,13 @@ impl Judge {
                 let granted_adds = here().filter(|claim| claim.operation == "Add" && claim.phase == "Granted");
                 let (added, done) =
                     (granted_adds.map(|claim| claim.delta).sum::<i64>(), here().filter(|claim| claim.operation == "Done").count());
-                (counter != 0 || added > done as i64).then(|| format!("counter {counter}; {added} were added, {done} were asked to be done"))
+                (counter != 0 || added > done as i64)
+                    .then(|| format!("counter {counter}; {added} were added, {done} were asked to be done"))
             }
             _ => {
                 let by_hand = here().any(|claim| claim.operation == "Open");
-                let met = status["conditionStatuses"].as_array().is_some_and(|all| !all.is_empty() && all.iter().all(|one| one["met"] == true));
+                let met =
+                    status["conditionStatuses"].as_array().is_some_and(|all| !all.is_empty() && all.iter().all(|one| one["met"] == true));
                 (!by_hand && !met).then(|| "nobody opened it, and its conditions are not met".to_owned())
             }
         }

@@ -113,10 +113,9 @@ impl Load {
 
     /// Makes an object, however long that takes.
     pub async fn create(&self, kind: &str, name: &str, spec: Value) {
-        let object: DynamicObject = serde_json::from_value(
-            json!({ "apiVersion": "konductor.io/v1", "kind": kind, "metadata": { "name": name }, "spec": spec }),
-        )
-        .expect("an object");
+        let object: DynamicObject =
+            serde_json::from_value(json!({ "apiVersion": "konductor.io/v1", "kind": kind, "metadata": { "name": name }, "spec": spec }))
+                .expect("an object");
         let api = self.api(kind);
         insist(async || match api.create(&PostParams::default(), &object).await {
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
@@ -300,7 +299,11 @@ impl Load {
         self.create("Once", once, json!({})).await;
         let tries = AtomicUsize::new(0);
         let claims = ["a", "b", "c"].map(|claim| format!("{once}-{claim}"));
-        tokio::join!(self.executes(once, &claims[0], &tries), self.executes(once, &claims[1], &tries), self.executes(once, &claims[2], &tries));
+        tokio::join!(
+            self.executes(once, &claims[0], &tries),
+            self.executes(once, &claims[1], &tries),
+            self.executes(once, &claims[2], &tries)
+        );
         if tries.load(Ordering::Relaxed) != 2 {
             self.observer.broken("counted", format!("onces/{once} was executed {tries:?} times: a failure and a success are two"));
         }

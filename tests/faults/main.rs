@@ -85,7 +85,8 @@ fn main() -> ExitCode {
 }
 
 fn asked() -> Result<Asked, String> {
-    let mut asked = Asked { quick: false, only: Vec::new(), folder: std::env::temp_dir().join("konductor-faults"), observer: false, judge: None };
+    let mut asked =
+        Asked { quick: false, only: Vec::new(), folder: std::env::temp_dir().join("konductor-faults"), observer: false, judge: None };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));

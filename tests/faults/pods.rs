@@ -269,7 +269,9 @@ impl Pods {
             cut_off: false,
         });
         run.to = at;
-        if what == "ended" && let Some(run) = runs.remove(pod) {
+        if what == "ended"
+            && let Some(run) = runs.remove(pod)
+        {
             drop(runs);
             self.over(run);
         }

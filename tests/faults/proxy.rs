@@ -91,7 +91,8 @@ type Upstream = Arc<Turn<SendRequest<Full<Bytes>>>>;
 impl Proxy {
     /// Listens on every port of [`PORTS`] at the API server's own address.
     pub async fn start(address: &str, pki: &Path) -> Arc<Self> {
-        let chain: Vec<_> = CertificateDer::pem_file_iter(pki.join("kube-apiserver.crt")).expect("a certificate").map(Result::unwrap).collect();
+        let chain: Vec<_> =
+            CertificateDer::pem_file_iter(pki.join("kube-apiserver.crt")).expect("a certificate").map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_file(pki.join("kube-apiserver.key")).expect("its key");
         let acceptor = TlsAcceptor::from(Arc::new(ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap()));
         let mut roots = RootCertStore::empty();
@@ -147,7 +148,12 @@ impl Proxy {
     }
 
     /// Passes one request on. An error closes the connection without an answer.
-    async fn pass(self: Arc<Self>, request: Request<Incoming>, upstream: Upstream, hours: SignedDuration) -> Result<Response<Body>, Failure> {
+    async fn pass(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        upstream: Upstream,
+        hours: SignedDuration,
+    ) -> Result<Response<Body>, Failure> {
         let (parts, body) = request.into_parts();
         let body = shifted(body.collect().await?.to_bytes(), -hours);
         let path = parts.uri.path();
@@ -189,10 +195,16 @@ impl Proxy {
         Ok(answer_of(parts, hours, Full::new(body).map_err(|never: Infallible| match never {}).boxed_unsync()))
     }
 
-    async fn watch(self: Arc<Self>, request: Request<Full<Bytes>>, upstream: Upstream, hours: SignedDuration) -> Result<Response<Body>, Failure> {
+    async fn watch(
+        self: Arc<Self>,
+        request: Request<Full<Bytes>>,
+        upstream: Upstream,
+        hours: SignedDuration,
+    ) -> Result<Response<Body>, Failure> {
         let mut state = self.watches.subscribe();
         let now = *state.wait_for(|now| *now != Watches::Cut).await?;
-        let after_a_version = request.uri().query().is_some_and(|query| query.contains("resourceVersion=") && !query.contains("resourceVersion=&"));
+        let after_a_version =
+            request.uri().query().is_some_and(|query| query.contains("resourceVersion=") && !query.contains("resourceVersion=&"));
         if now == Watches::TooOld && after_a_version {
             self.too_old.fetch_add(1, Ordering::Relaxed);
             let status = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410,"message":"too old resource version"}"#;
@@ -202,7 +214,8 @@ impl Proxy {
         let answer = send(&upstream, request).await?;
         let (parts, body) = answer.into_parts();
         let lines = Lines { body, rest: Vec::new(), state, proxy: self, hours };
-        let body = StreamBody::new(stream::unfold(Some(lines), |lines| async { lines?.next().await }).map(|bytes| bytes.map(Frame::data))).boxed_unsync();
+        let body = StreamBody::new(stream::unfold(Some(lines), |lines| async { lines?.next().await }).map(|bytes| bytes.map(Frame::data)))
+            .boxed_unsync();
         Ok(answer_of(parts, hours, body))
     }
 }

@@ -60,7 +60,8 @@ const SPOILED: [(&str, &str, Change); 21] = [
     }),
     ("a hold ends without evidence", "taken", |lines| remove(lines, |seen| seen.key.starts_with("claims/m-") && seen.value.is_none())),
     ("a held Mutex is gone", "taken", |lines| {
-        let Some(at) = place(lines, |seen| status(seen).is_some_and(|status| seen.key.starts_with("mutexes/") && status["holders"][0].is_object()))
+        let Some(at) =
+            place(lines, |seen| status(seen).is_some_and(|status| seen.key.starts_with("mutexes/") && status["holders"][0].is_object()))
         else {
             return false;
         };

@@ -24,7 +24,6 @@ struct Book {
 struct Waiter {
     lane: String,
     name: String,
-    since: Instant,
 }
 
 /// Somebody who waits, until this is served or dropped.
@@ -47,13 +46,8 @@ impl Waiters {
         let mut book = self.0.lock().unwrap();
         book.next += 1;
         let id = book.next;
-        book.waiting.insert(id, Waiter { lane: lane.to_owned(), name: name.to_owned(), since: Instant::now() });
+        book.waiting.insert(id, Waiter { lane: lane.to_owned(), name: name.to_owned() });
         Waiting { id, waiters: self.clone() }
-    }
-
-    /// How often each lane has served somebody.
-    pub fn served(&self) -> BTreeMap<String, usize> {
-        self.0.lock().unwrap().served.clone()
     }
 
     /// Waits until all who wait now are served, and each of these lanes has served somebody.
@@ -79,7 +73,8 @@ impl Waiters {
                 let done = pending.is_empty() && idle.is_empty();
                 if recovery.starved.is_empty() && elapsed > PATIENCE && !done {
                     let named = |id: &u64| book.waiting.get(id).map(|waiter| format!("{} for {}", waiter.name, waiter.lane));
-                    recovery.starved = pending.iter().filter_map(named).chain(idle.iter().map(|lane| format!("anybody for {lane}"))).collect();
+                    recovery.starved =
+                        pending.iter().filter_map(named).chain(idle.iter().map(|lane| format!("anybody for {lane}"))).collect();
                     eprintln!("not served within {} s: {}", PATIENCE.as_secs(), recovery.starved.join(", "));
                 }
                 if done || elapsed > DESPAIR {
@@ -88,11 +83,6 @@ impl Waiters {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-    }
-
-    /// How long the one who has waited longest has waited, for a look while it runs.
-    pub fn oldest(&self) -> Duration {
-        self.0.lock().unwrap().waiting.values().map(|waiter| waiter.since.elapsed()).max().unwrap_or_default()
     }
 }
 
