@@ -132,7 +132,9 @@ impl Judge {
         let mut before = self.primitives.remove(key).unwrap_or_default();
         let holders: Vec<Holder> = status["holders"].as_array().into_iter().flatten().map(Holder::read).collect();
         let tokens = |holder: &Holder| -> Vec<(String, i64)> {
-            [(holder.uid.clone(), holder.token)].into_iter().chain(holder.pods.iter().cloned()).collect()
+            // The first Pod under a Job's hold has the hold's own token.
+            let later = holder.pods.iter().filter(|(_, token)| *token != holder.token);
+            [(holder.uid.clone(), holder.token)].into_iter().chain(later.cloned()).collect()
         };
         let old: Vec<(String, i64)> = before.holders.iter().flat_map(tokens).collect();
         let now: Vec<(String, i64)> = holders.iter().flat_map(tokens).collect();
