@@ -50,7 +50,11 @@ pub async fn set_environment(client: &Client, variables: &[(&str, Option<&str>)]
 
 /// Waits until both replicas serve and those before them are gone; gives them.
 async fn until_two_serve(client: &Client) -> Vec<Pod> {
-    kubectl(&["rollout", "status", "deployment/konductor", "--timeout=180s"]).await;
+    let rollout = ["--namespace", SYSTEM, "rollout", "status", "deployment/konductor", "--timeout=60s"];
+    // The API server may be busy with itself.
+    while !Command::new("kubectl").args(rollout).output().await.is_ok_and(|it| it.status.success()) {
+        sleep(Duration::from_millis(500)).await;
+    }
     loop {
         let servers = servers(client).await;
         if servers.len() == 2 {

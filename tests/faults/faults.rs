@@ -13,10 +13,12 @@ use crate::{
         until_node_is_ready, until_serving,
     },
     history::now,
-    load, pods,
+    load,
+    load::Load,
+    pods,
     pods::{HOME, Pods, VICTIMS},
     proxy::{Hold, PORTS, Proxy, Watches},
-    waiters::Waiters,
+    waiters::{PATIENCE, Waiters},
     watch::Observer,
 };
 
@@ -28,6 +30,7 @@ pub struct Stage {
     pub client: kube::Client,
     pub observer: Arc<Observer>,
     pub waiters: Waiters,
+    pub load: Arc<Load>,
     pub pods: Arc<Pods>,
     pub proxy: Arc<Proxy>,
     pub quick: bool,
@@ -268,16 +271,18 @@ impl Stage {
     }
 
     async fn clock_off(&self, row: &mut Row) {
-        for turn in 0..row.wanted {
-            let (port, _) = PORTS[1 + turn % 2];
+        let go_through = async |port: u16| {
+            let _still = self.load.no_rebirth().await;
             set_environment(&self.client, &[("KUBERNETES_SERVICE_PORT", Some(&port.to_string()))]).await;
             until_serving(&self.client).await;
+        };
+        for turn in 0..row.wanted {
+            go_through(PORTS[1 + turn % 2].0).await;
             sleep(Duration::from_secs(10)).await;
             row.times += 1;
             self.recovers(row).await;
         }
-        set_environment(&self.client, &[("KUBERNETES_SERVICE_PORT", Some(&PORTS[0].0.to_string()))]).await;
-        until_serving(&self.client).await;
+        go_through(PORTS[0].0).await;
     }
 
     async fn webhook_cut(&self, row: &mut Row, verdict: &str) {
@@ -319,7 +324,13 @@ impl Stage {
 
     /// Waits until a Pod is gone and has said nothing for two seconds.
     async fn until_silent(&self, pod: &str) {
+        let began = Instant::now();
         while self.pods.exists(pod).await || self.pods.last_beat(pod).is_some_and(|beat| now() - beat < 2.0) {
+            if began.elapsed() > PATIENCE {
+                self.observer.broken("starved", format!("pods/{pod} has lost its hold and is not ended"));
+                self.pods.force_delete(pod).await;
+                break;
+            }
             sleep(Duration::from_millis(100)).await;
         }
         self.pods.ended(pod);
@@ -351,6 +362,10 @@ impl Stage {
             fenced += usize::from(self.pods.last_beat(&victim).is_some_and(|beat| beat > began + 10.0));
             cluster(&["node", repair, AWAY]).await;
             until_node_is_ready(&self.client, AWAY).await;
+            // Of one that was cut off, konductor ends what runs without its hold; one whose power was off does not run.
+            if fault == "kill" {
+                self.pods.delete(false, &victim).await;
+            }
             self.until_silent(&victim).await;
             self.pods.delete(false, &next).await;
         }

@@ -14,11 +14,11 @@ use futures::{StreamExt, future::join_all};
 use kube::{
     Api, Client,
     api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams},
-    runtime::{WatchStreamExt, watcher},
+    runtime::watcher,
 };
 use serde_json::{Value, json};
 use tokio::{
-    sync::watch,
+    sync::{Mutex as Turn, MutexGuard, watch},
     task::spawn_local,
     time::{sleep, timeout},
 };
@@ -41,6 +41,8 @@ pub struct Load {
     number: AtomicU64,
     claims: Mutex<HashMap<String, Told>>,
     change: watch::Sender<u64>,
+    being_reborn: Turn<()>,
+    era: AtomicU64,
     /// Claims that expired while their holder was asleep: fencing is all that protects there.
     pub expired: AtomicUsize,
 }
@@ -83,15 +85,26 @@ impl Lane {
 
 impl Load {
     pub fn new(client: Client, namespace: &str, observer: Arc<Observer>, waiters: Waiters) -> Arc<Self> {
-        let (claims, change, expired) = (Mutex::default(), watch::Sender::new(0), AtomicUsize::new(0));
-        Arc::new(Self { client, namespace: namespace.to_owned(), observer, waiters, number: AtomicU64::new(0), claims, change, expired })
+        Arc::new(Self {
+            client,
+            namespace: namespace.to_owned(),
+            observer,
+            waiters,
+            number: AtomicU64::new(0),
+            claims: Mutex::default(),
+            change: watch::Sender::new(0),
+            being_reborn: Turn::default(),
+            era: AtomicU64::new(0),
+            expired: AtomicUsize::new(0),
+        })
     }
 
     /// Makes the primitives, and keeps everybody at work for ever.
     pub async fn work(self: Arc<Self>) {
         for lane in LANES {
             let spec = if lane.kind == "Semaphore" { json!({ "permits": 3 }) } else { json!({}) };
-            self.create(lane.kind, lane.name, spec).await;
+            let name = if lane.name == "reborn" { self.reborn() } else { lane.name.to_owned() };
+            self.create(lane.kind, &name, spec).await;
         }
         let mut tasks = vec![spawn_local(self.clone().listen()), spawn_local(self.clone().rebirths())];
         for lane in LANES {
@@ -140,8 +153,12 @@ impl Load {
 
     /// Keeps what all Claims are told.
     async fn listen(self: Arc<Self>) {
-        let mut events = watcher(self.api("Claim"), watcher::Config::default()).default_backoff().boxed();
+        // Its own patience, always the same: kube's would grow with each fault, and be taken for konductor's.
+        let mut events = watcher(self.api("Claim"), watcher::Config::default()).boxed();
         while let Some(event) = events.next().await {
+            if event.is_err() {
+                sleep(Duration::from_millis(300)).await;
+            }
             let mut claims = self.claims.lock().unwrap();
             match event {
                 Ok(watcher::Event::Apply(claim) | watcher::Event::InitApply(claim)) => {
@@ -196,7 +213,8 @@ impl Load {
     async fn hold_again_and_again(self: Arc<Self>, lane: Lane, worker: usize) {
         for turn in 0.. {
             let name = self.name(lane.name);
-            let mut spec = json!({ "kind": lane.kind, "name": lane.name, "ttl": "5m", "timeout": "20m" });
+            let primitive = if lane.name == "reborn" { self.reborn() } else { lane.name.to_owned() };
+            let mut spec = json!({ "kind": lane.kind, "name": primitive, "ttl": "5m", "timeout": "20m" });
             let permits = if lane.kind == "Semaphore" && worker == 0 { 2 } else { 1 };
             let reads = lane.kind == "RWMutex" && worker != 0;
             match lane.kind {
@@ -208,7 +226,7 @@ impl Load {
             if let Some(told) = self.granted(&lane.key(), &name, spec).await {
                 let from = now();
                 sleep(Duration::from_millis(lane.holds * 10)).await;
-                let (lane, by, to) = (lane.key(), name.clone(), now());
+                let (lane, by, to) = (format!("{}/{primitive}", plural(lane.kind)), name.clone(), now());
                 self.observer.ran(Run { lane, by, token: told.token, permits, reads, from, to, cut_off: false });
             }
             self.delete("Claim", &name).await;
@@ -248,17 +266,33 @@ impl Load {
     async fn rebirths(self: Arc<Self>) {
         loop {
             sleep(Duration::from_secs(4)).await;
-            self.delete("Mutex", "reborn").await;
+            let _alone = self.being_reborn.lock().await;
+            let name = self.reborn();
+            self.delete("Mutex", &name).await;
             let api = self.api("Mutex");
-            insist(async || match api.get("reborn").await {
+            insist(async || match api.get(&name).await {
                 Ok(mutex) if mutex.metadata.deletion_timestamp.is_some() => Err(None),
                 Ok(_) => Ok(()),
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
                 Err(error) => Err(Some(error)),
             })
             .await;
-            self.create("Mutex", "reborn", json!({})).await;
+            self.create("Mutex", &name, json!({})).await;
         }
+    }
+
+    /// The name of that Mutex.
+    fn reborn(&self) -> String {
+        format!("reborn-{}", self.era.load(Ordering::Relaxed))
+    }
+
+    /// Nothing is made anew while this is kept, and when it is dropped under another name: whoever sees every timestamp moved takes its first token from
+    /// another time.
+    pub async fn no_rebirth(&self) -> MutexGuard<'_, ()> {
+        let guard = self.being_reborn.lock().await;
+        self.era.fetch_add(1, Ordering::Relaxed);
+        self.create("Mutex", &self.reborn(), json!({})).await;
+        guard
     }
 
     // --- rounds -----------------------------------------------------------------------------------------------------------

@@ -129,7 +129,16 @@ async fn run(asked: Asked) -> ExitCode {
     let load = Load::new(client.clone(), NAMESPACE, observer.clone(), waiters.clone());
     let pods = Pods::new(load.clone(), &folder);
     let at_work = [spawn_local(load.clone().work()), spawn_local(pods.clone().work())];
-    let mut stage = Stage { client, observer: observer.clone(), waiters, pods: pods.clone(), proxy, quick: asked.quick, rows: Vec::new() };
+    let mut stage = Stage {
+        client,
+        observer: observer.clone(),
+        waiters,
+        load: load.clone(),
+        pods: pods.clone(),
+        proxy,
+        quick: asked.quick,
+        rows: Vec::new(),
+    };
     let mut before = Row::new("no fault yet");
     stage.calm(&mut before).await;
     eprintln!("everybody is at work, after {:.1} s", before.longest.as_secs_f64());
