@@ -77,9 +77,6 @@ pub struct ServeArgs {
     /// Record of the election (a coordination.k8s.io Lease).
     #[arg(long, default_value = "konductor-leader")]
     pub leader_lease: String,
-    /// Leads without having been elected. For the test that safety does not rest on the election, and for nothing else.
-    #[arg(long, env = "KONDUCTOR_TEST_LEADS_UNELECTED", hide = true)]
-    pub leads_unelected: bool,
     /// Where the webhook listens.
     #[arg(long, default_value = "[::]:9443")]
     pub webhook_listen: SocketAddr,
@@ -143,11 +140,7 @@ pub async fn serve(client: Client, clock: ServerClock, args: ServeArgs, shutdown
                 let context = Context::new(client.clone(), clock.clone(), controller_pulse.clone(), metrics.clone(), &args.pod_name, until);
                 lead(client.clone(), args.clone(), coordinator.clone(), context)
             };
-            if args.leads_unelected {
-                lead(shutdown).await;
-            } else {
-                election.run(lead, shutdown).await;
-            }
+            election.run(lead, shutdown).await;
             Ok(())
         }
     });

@@ -7,7 +7,7 @@ use k8s_openapi::api::{
     core::v1::{Node, Pod, Secret},
 };
 use kube::{Api, Client};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{process::Command, time::sleep};
 
 /// Where konductor runs.
@@ -30,22 +30,28 @@ pub async fn kubectl(arguments: &[&str]) -> String {
     run("kubectl", &[&["--namespace", SYSTEM], arguments].concat()).await
 }
 
-/// Gives konductor's Pods this environment and puts them on the node that stays; waits until the new ones serve and the old ones are gone.
-pub async fn set_environment(client: &Client, variables: &[(&str, Option<&str>)]) {
-    let environment: Vec<_> = variables
-        .iter()
-        .map(|(name, value)| match value {
-            Some(value) => json!({ "name": name, "value": value }),
-            None => json!({ "name": name, "$patch": "delete" }),
-        })
-        .collect();
-    let pod = json!({
-        "nodeSelector": { "kubernetes.io/hostname": crate::pods::HOME },
-        "containers": [{ "name": "konductor", "env": environment }],
-    });
+/// Changes something of konductor's container, and puts its Pods on the node that stays; waits until the new ones serve and the old ones are gone.
+pub async fn redeploy(client: &Client, mut container: Value) {
+    container["name"] = "konductor".into();
+    let pod = json!({ "nodeSelector": { "kubernetes.io/hostname": crate::pods::HOME }, "containers": [container] });
     let patch = json!({ "spec": { "template": { "spec": pod } } }).to_string();
     kubectl(&["patch", "deployment/konductor", "--patch", &patch]).await;
     until_two_serve(client).await;
+}
+
+/// The environment by which konductor finds the API server.
+pub fn by_way_of(address: &str, port: u16) -> Value {
+    let variable = |name: &str, value: &str| json!({ "name": name, "value": value });
+    json!({ "env": [variable("KUBERNETES_SERVICE_HOST", address), variable("KUBERNETES_SERVICE_PORT", &port.to_string())] })
+}
+
+/// Lets konductor have other records of elections than its own: its Role names the one.
+pub async fn allow_more_leaders() {
+    let role = ["create", "role", "faults", "--verb=get,update,create", "--resource=leases.coordination.k8s.io"];
+    let binding = ["create", "rolebinding", "faults", "--role=faults", "--serviceaccount=konductor-system:konductor"];
+    for object in [&role[..], &binding[..]] {
+        kubectl(object).await;
+    }
 }
 
 /// Waits until both replicas serve and those before them are gone; gives them.

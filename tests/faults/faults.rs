@@ -5,12 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::json;
 use tokio::time::{sleep, timeout};
 
 use crate::{
     cluster::{
-        certificate, cluster, cut_webhook, free_webhook, kill_and_start, kubectl, leader, leading, run, set_environment, signal,
-        until_node_is_ready, until_serving,
+        allow_more_leaders, by_way_of, certificate, cluster, cut_webhook, free_webhook, kill_and_start, kubectl, leader, leading, redeploy,
+        run, signal, until_node_is_ready, until_serving,
     },
     history::now,
     load,
@@ -28,6 +29,8 @@ const AWAY: &str = "node-2";
 /// What a fault needs, and what has come of those before.
 pub struct Stage {
     pub client: kube::Client,
+    /// Of the API server, and of the proxy.
+    pub address: String,
     pub observer: Arc<Observer>,
     pub waiters: Waiters,
     pub load: Arc<Load>,
@@ -192,13 +195,15 @@ impl Stage {
         row.proof = Some((format!("{in_flight} with a grant in flight, {refused} refused when it came late"), enough));
     }
 
+    /// Each replica stands for an election of its own, and wins it.
     async fn two_leaders(&self, row: &mut Row) {
         let before = self.proxy.conflicts.load(Ordering::Relaxed);
+        allow_more_leaders().await;
         for _ in 0..row.wanted {
-            set_environment(&self.client, &[("KONDUCTOR_TEST_LEADS_UNELECTED", Some("true"))]).await;
+            redeploy(&self.client, json!({ "args": ["serve", "--leader-lease=$(POD_NAME)"] })).await;
             sleep(Duration::from_secs(20)).await;
             self.recovers(row).await;
-            set_environment(&self.client, &[("KONDUCTOR_TEST_LEADS_UNELECTED", None)]).await;
+            redeploy(&self.client, json!({ "args": ["serve"] })).await;
             until_serving(&self.client).await;
             row.times += 1;
             self.recovers(row).await;
@@ -273,7 +278,7 @@ impl Stage {
     async fn clock_off(&self, row: &mut Row) {
         let go_through = async |port: u16| {
             let _still = self.load.no_rebirth().await;
-            set_environment(&self.client, &[("KUBERNETES_SERVICE_PORT", Some(&port.to_string()))]).await;
+            redeploy(&self.client, by_way_of(&self.address, port)).await;
             until_serving(&self.client).await;
         };
         for turn in 0..row.wanted {

@@ -113,8 +113,7 @@ async fn run(asked: Asked) -> ExitCode {
     let address = config.cluster_url.host().expect("an address").to_owned();
     let client = Client::try_from(config).expect("a client");
     let proxy = Proxy::start(&address, &Path::new(&kubeconfig).with_file_name("pki")).await;
-    let way = [("KUBERNETES_SERVICE_HOST", Some(address.as_str())), ("KUBERNETES_SERVICE_PORT", Some(&*PORTS[0].0.to_string()))];
-    cluster::set_environment(&client, &way).await;
+    cluster::redeploy(&client, cluster::by_way_of(&address, PORTS[0].0)).await;
     cluster::until_serving(&client).await;
 
     let folder = asked.folder.join("pods");
@@ -131,6 +130,7 @@ async fn run(asked: Asked) -> ExitCode {
     let at_work = [spawn_local(load.clone().work()), spawn_local(pods.clone().work())];
     let mut stage = Stage {
         client,
+        address,
         observer: observer.clone(),
         waiters,
         load: load.clone(),
