@@ -5,7 +5,7 @@ CACHE := $(or $(KONDUCTOR_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/konducto
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim fuzz cluster cluster-down kubeconfig image manifests deny clean-cache
+.PHONY: help demo test sim fuzz faults cluster cluster-down kubeconfig image manifests deny clean-cache
 
 help: ## this list
 	@echo 'make TARGET, where TARGET is:'
@@ -23,6 +23,9 @@ sim: ## thousands of simulated runs in which everything fails (SEEDS=20000: more
 
 fuzz: ## hostile input, for long (SECONDS=600: so long for each target; TARGET=review: only that one)
 	@tests/fuzz/run
+
+faults: ## faults on a real cluster of its own, under load, judged by an observer; two hours (QUICK=1: a tenth of them, ONLY="leader killed": that one, KEEP=1: leave the cluster)
+	@tests/faults/run
 
 cluster: ## start a cluster with konductor and leave it running
 	@tests/demo/install >/dev/null

@@ -79,6 +79,12 @@ EOF
   {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "subnet": "$(pod_range "$name")", "routes": [{"dst": "0.0.0.0/0"}]}}]}
 EOF
 
+  # A container that ends again and again is started again after up to five minutes, or after this long at the most.
+  local restart=''
+  if [[ ${KONDUCTOR_RESTART_WITHIN:-} ]]; then
+    printf -v restart '%s\n' 'featureGates: {KubeletCrashLoopBackOffMax: true}' "crashLoopBackOff: {maxContainerRestartPeriod: $KONDUCTOR_RESTART_WITHIN}"
+  fi
+
   # clusterDNS: there is none. An address where nothing listens makes a look-up fail at once (an empty list would put a Warning
   # event on every Pod). nodeLeaseDurationSeconds 8: a heartbeat every 2 s. Images are only imported, so none is ever collected.
   cat >"$disk/kubelet/config.yaml" <<EOF
@@ -114,6 +120,7 @@ makeIPTablesUtilChains: false
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
+$restart
 EOF
 }
 

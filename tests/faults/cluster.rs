@@ -1,0 +1,169 @@
+//! The cluster's parts, and what can be done to them: it is that of `tests/cluster`, on this machine.
+
+use std::{fs, path::Path, time::Duration};
+
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Node, Pod, Secret},
+};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::{process::Command, time::sleep};
+
+/// Where konductor runs.
+pub const SYSTEM: &str = "konductor-system";
+
+/// Runs a program, which must succeed.
+pub async fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().await.unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// A command of `tests/cluster/cluster`.
+pub async fn cluster(arguments: &[&str]) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/cluster");
+    run(script.to_str().expect("a path"), arguments).await
+}
+
+pub async fn kubectl(arguments: &[&str]) -> String {
+    run("kubectl", &[&["--namespace", SYSTEM], arguments].concat()).await
+}
+
+/// Changes something of konductor's container, and puts its Pods on the node that stays; waits until the new ones serve and the old ones are gone.
+pub async fn redeploy(client: &Client, mut container: Value) {
+    container["name"] = "konductor".into();
+    let pod = json!({ "nodeSelector": { "kubernetes.io/hostname": crate::pods::HOME }, "containers": [container] });
+    let patch = json!({ "spec": { "template": { "spec": pod } } }).to_string();
+    kubectl(&["patch", "deployment/konductor", "--patch", &patch]).await;
+    until_two_serve(client).await;
+}
+
+/// The environment by which konductor finds the API server.
+pub fn by_way_of(address: &str, port: u16) -> Value {
+    let variable = |name: &str, value: &str| json!({ "name": name, "value": value });
+    json!({ "env": [variable("KUBERNETES_SERVICE_HOST", address), variable("KUBERNETES_SERVICE_PORT", &port.to_string())] })
+}
+
+/// Lets konductor have other records of elections than its own: its Role names the one.
+pub async fn allow_more_leaders() {
+    let role = ["create", "role", "faults", "--verb=get,update,create", "--resource=leases.coordination.k8s.io"];
+    let binding = ["create", "rolebinding", "faults", "--role=faults", "--serviceaccount=konductor-system:konductor"];
+    for object in [&role[..], &binding[..]] {
+        kubectl(object).await;
+    }
+}
+
+/// Waits until both replicas serve and those before them are gone; gives them.
+async fn until_two_serve(client: &Client) -> Vec<Pod> {
+    let rollout = ["--namespace", SYSTEM, "rollout", "status", "deployment/konductor", "--timeout=60s"];
+    // The API server may be busy with itself.
+    while !Command::new("kubectl").args(rollout).output().await.is_ok_and(|it| it.status.success()) {
+        sleep(Duration::from_millis(500)).await;
+    }
+    loop {
+        let servers = servers(client).await;
+        if servers.len() == 2 {
+            return servers;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Waits until both replicas serve, those before them are gone, and one of them leads.
+pub async fn until_serving(client: &Client) {
+    let servers = until_two_serve(client).await;
+    while leader(client).await.is_none_or(|leader| !servers.iter().any(|pod| pod.metadata.name.as_ref() == Some(&leader))) {
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn servers(client: &Client) -> Vec<Pod> {
+    let pods = Api::<Pod>::namespaced(client.clone(), SYSTEM);
+    let list = pods.list(&kube::api::ListParams::default().labels("app.kubernetes.io/component=server")).await;
+    list.map(|list| list.items).unwrap_or_default()
+}
+
+/// The Pod that is recorded as the leader.
+pub async fn leader(client: &Client) -> Option<String> {
+    let lease = Api::<Lease>::namespaced(client.clone(), SYSTEM).get("konductor-leader").await.ok()?;
+    lease.spec?.holder_identity.filter(|identity| !identity.is_empty())
+}
+
+/// The processes of the Pod that leads, and its name; waits for one that runs.
+pub async fn leading(client: &Client) -> (String, Vec<String>) {
+    loop {
+        if let Some(name) = leader(client).await
+            && let Ok(pod) = Api::<Pod>::namespaced(client.clone(), SYSTEM).get(&name).await
+        {
+            let processes = processes(pod.metadata.uid.as_deref().unwrap_or("?"));
+            if !processes.is_empty() {
+                return (name, processes);
+            }
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The processes of `konductor serve` in the Pod of this UID, found on the machine: the image has no shell to do it from inside.
+fn processes(uid: &str) -> Vec<String> {
+    let is_it = |pid: &String| {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        read("cgroup").replace('_', "-").contains(uid) && read("cmdline").contains("serve")
+    };
+    let entries = fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    entries.filter(|name| name.bytes().all(|c| c.is_ascii_digit())).filter(is_it).collect()
+}
+
+/// Sends a signal; a process that is gone is none the worse for it.
+pub async fn signal(signal: &str, processes: &[String]) {
+    let _ = Command::new("kill").arg(signal).args(processes).output().await;
+}
+
+pub async fn until_api_answers() {
+    while !Command::new("kubectl")
+        .args(["get", "--raw", "/readyz", "--request-timeout=2s"])
+        .output()
+        .await
+        .is_ok_and(|it| it.status.success())
+    {
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Kills a part of the control plane and starts it again; returns when the API server answers.
+pub async fn kill_and_start(component: &str) {
+    cluster(&["component", "kill", component]).await;
+    cluster(&["component", "start", component]).await;
+    until_api_answers().await;
+}
+
+/// Waits until a node is ready, and takes Pods.
+pub async fn until_node_is_ready(client: &Client, name: &str) {
+    loop {
+        if let Ok(node) = Api::<Node>::all(client.clone()).get(name).await {
+            let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+            let ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+            if ready && node.spec.and_then(|spec| spec.taints).unwrap_or_default().is_empty() {
+                return;
+            }
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The certificate that konductor serves, as the Secret has it; empty while there is none.
+pub async fn certificate(client: &Client) -> Vec<u8> {
+    let secret = Api::<Secret>::namespaced(client.clone(), SYSTEM).get("konductor-certs").await.ok();
+    secret.and_then(|secret| secret.data?.remove("tls.crt")).map(|bytes| bytes.0).unwrap_or_default()
+}
+
+/// What happens to packets on their way to the webhook, until [`free_webhook`].
+pub async fn cut_webhook(verdict: &str) {
+    let rules = format!("table inet faults {{ chain output {{ type filter hook output priority 10; tcp dport 9443 {verdict}; }} }}");
+    run("bash", &["-c", "nft -f - <<<\"$1\"", "nft", &rules]).await;
+}
+
+pub async fn free_webhook() {
+    run("nft", &["delete", "table", "inet", "faults"]).await;
+}
