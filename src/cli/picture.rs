@@ -73,13 +73,16 @@ where
     }
 }
 
+/// Puts all that one watch knows into a picture.
+type Showing = Box<dyn Fn(&mut Picture) + Send>;
+
 /// Everything, followed. It asks for nothing by itself: each watch goes on when [`changed`](Self::changed) is awaited.
 pub struct Followed {
     /// Each item is a change; `true` comes once of each watch, when it knows everything for the first time.
     changes: SelectAll<BoxStream<'static, watcher::Result<bool>>>,
     /// How many watches do not know everything yet.
     missing: usize,
-    stores: Vec<Box<dyn Fn(&mut Picture) + Send>>,
+    stores: Vec<Showing>,
 }
 
 impl Followed {

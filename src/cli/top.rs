@@ -337,7 +337,7 @@ mod tests {
         }))
         .unwrap();
         let object = Object::from(semaphore);
-        let who = |index| Who {
+        let who = |index: usize| Who {
             kind: HolderKind::Pod,
             namespace: "shop".to_owned(),
             name: format!("a-long-name-that-a-controller-made-of-a-longer-one-and-a-hash-{index}-x7k2p"),

@@ -26,6 +26,6 @@ impl Tape<'_> {
     /// One time in so many; never at the end of the tape.
     pub fn rarely(&mut self, times: u8) -> bool {
         let byte = self.byte();
-        byte != 0 && byte % times == 0
+        byte != 0 && byte.is_multiple_of(times)
     }
 }
