@@ -5,6 +5,7 @@
 
 mod admission;
 mod app;
+mod by_koncli;
 mod claims;
 mod ends;
 mod examples;
