@@ -12,10 +12,13 @@ mod kinds;
 mod manifests;
 mod objects;
 mod output;
+mod picture;
 mod reference;
 mod release;
 mod run;
+mod screen;
 mod session;
+mod top;
 mod why;
 
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
@@ -94,6 +97,8 @@ enum Command {
     Run(run::RunArgs),
     /// Says what a Pod or a Job waits for, and behind whom.
     Why(why::WhyArgs),
+    /// Shows who holds and who waits, live: it is drawn anew whenever something changes, until `q`.
+    Top(top::TopArgs),
     /// Says what the annotations of manifests mean: what they wait for, hold and do, in which order. Needs no cluster.
     Explain(explain::ExplainArgs),
     /// Prints manifests as konductor admits them, or says what is wrong with them. Needs no cluster.
@@ -217,6 +222,7 @@ async fn in_cluster(globals: &Globals, command: Command) -> Result<u8, Failure> 
         Command::Release(args) => release::release(&session, &args).await?,
         Command::Run(args) => return run::run(&session, &args).await,
         Command::Why(args) => why::why(&session, &args).await?,
+        Command::Top(args) => top::top(&session, &args).await?,
         Command::Check(args) => return check::check(&session, &args).await,
         // They were done before there was a session.
         Command::Explain(_) | Command::Inject(_) | Command::Completions { .. } | Command::Version => {}

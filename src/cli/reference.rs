@@ -50,10 +50,11 @@ fields stay; `status` and `list` print the objects themselves.
 `lock` and `acquire` hold beyond the end of the command: until `unlock` or `release` by the same holder, or until the ttl is over (the
 `ttl` of the primitive, 5m otherwise). Asking again as the same holder gives the same hold, for another ttl, and says so. So two who use
 one name hold together: where nobody says `--holder`, it is the name of the machine or Pod. `koncli run` renews while its
-command runs, and every run is a holder of its own: use it wherever you can.
+command runs, and every run is a holder of its own: use it wherever you can. [examples/by-koncli](../examples/README.md#by-koncli) has
+scripts and init containers that use them, and how koncli comes into an image.
 
 In a Pod, koncli needs a Role on Claims, and no more: see [sdk.md](sdk.md#rights). Commands that show or change primitives themselves
-(`create`, `delete`, `list`, `status`, `why`, `check`, `once check`) need rights on those.
+(`create`, `delete`, `list`, `status`, `why`, `top`, `check`, `once check`) need rights on those.
 
 ";
 

@@ -10,17 +10,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
-    output::{Code, Failure, tell},
+    output::{Code, Failure},
+    picture,
     session::Session,
 };
 use crate::{
     api::{Claim, ClaimPhase, names},
     client::Error,
-    controller::{
-        object::{Key, of_kind},
-        outlook::{Picture, Standing},
-    },
-    plan::Kind,
+    controller::{object::Key, outlook::Standing},
     rules::evidence::{self, AcquireStep},
 };
 
@@ -61,7 +58,7 @@ pub async fn why(session: &Session, args: &WhyArgs) -> Result<(), Failure> {
 
 async fn of_pod(session: &Session, pod: &Pod) -> Result<(), Failure> {
     let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
-    let standings = picture(session).await?.standings(&uid, Timestamp::now());
+    let standings = picture::read(session).await?.0.standings(&uid, Timestamp::now());
     let state = match evidence::acquire_step(pod) {
         _ if standings.is_empty() => "has no annotations of konductor's that it would wait for".to_owned(),
         _ if evidence::pod_ended(pod) => "has ended".to_owned(),
@@ -74,7 +71,7 @@ async fn of_pod(session: &Session, pod: &Pod) -> Result<(), Failure> {
 
 async fn of_job(session: &Session, job: &Job) -> Result<(), Failure> {
     let (name, uid) = (job.name_any(), job.uid().unwrap_or_default());
-    let mut picture = picture(session).await?;
+    let (mut picture, _) = picture::read(session).await?;
     let now = Timestamp::now();
     let condition = job.status.iter().flat_map(|status| status.conditions.iter().flatten()).find(|condition| condition.status == "True");
     let suspended = job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or_default();
@@ -123,7 +120,7 @@ async fn of_claim(session: &Session, claim: &Claim) -> Result<(), Failure> {
         ClaimPhase::Expired => format!("has expired{said}"),
         ClaimPhase::Released => format!("is released{said}"),
     };
-    let standings = picture(session).await?.standings(&claim.uid().unwrap_or_default(), Timestamp::now());
+    let standings = picture::read(session).await?.0.standings(&claim.uid().unwrap_or_default(), Timestamp::now());
     report(session, &[Subject { what: format!("claim/{}", claim.name_any()), state, standings }])
 }
 
@@ -186,44 +183,6 @@ fn before_it_asks(pod: &Pod) -> String {
         Some(condition) if condition.reason.as_deref() == Some("SchedulingGated") => "it waits behind a scheduling gate".to_owned(),
         Some(condition) => format!("it has no node: {}", condition.message.clone().unwrap_or_default()),
         None => format!("its phase is {}", status.and_then(|status| status.phase.as_deref()).unwrap_or("unknown")),
-    }
-}
-
-/// All that takes part: primitives, injected Pods, Jobs. Who may not see all namespaces sees the own one.
-async fn picture(session: &Session) -> Result<Picture, Failure> {
-    let mut picture = Picture::default();
-    let mut partial = false;
-    for kind in Kind::ALL {
-        of_kind!(kind, K => for object in all::<K>(session, ListParams::default(), &mut partial).await? { picture.put_object(object.into()); });
-    }
-    let injected = ListParams::default().labels(&format!("{}=true", names::INJECTED_LABEL));
-    for pod in all::<Pod>(session, injected, &mut partial).await? {
-        picture.put_pod(&pod);
-    }
-    for job in all::<Job>(session, ListParams::default(), &mut partial).await? {
-        picture.put_job(&job);
-    }
-    for claim in all::<Claim>(session, ListParams::default(), &mut partial).await? {
-        picture.put_claim(claim);
-    }
-    if partial {
-        tell(format!("you may not see all namespaces: those who wait in other ones than {} are left out", session.namespace));
-    }
-    Ok(picture)
-}
-
-async fn all<K>(session: &Session, which: ListParams, partial: &mut bool) -> Result<Vec<K>, Failure>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
-{
-    let doing = format!("listing {}", K::plural(&()));
-    match Api::<K>::all(session.kube.clone()).list(&which).await {
-        Err(kube::Error::Api(status)) if status.is_forbidden() => {
-            *partial = true;
-            let api = Api::<K>::namespaced(session.kube.clone(), &session.namespace);
-            Ok(api.list(&which).await.map_err(|error| Error::of(&error, &doing))?.items)
-        }
-        found => Ok(found.map_err(|error| Error::of(&error, &doing))?.items),
     }
 }
 

@@ -1,4 +1,6 @@
-//! What the controller would tell somebody, worked out from lists of objects: for `koncli why`. The same facts, rules and words, and no client.
+//! What the controller would tell somebody, worked out from lists of objects: for `koncli why` and `koncli top`. The same facts, rules and words, and no client.
+
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
@@ -18,7 +20,7 @@ use crate::{
     api::Claim,
     coordinator::session::Place,
     plan::Item,
-    rules::{self, Why},
+    rules::{self, Who, Why},
 };
 
 /// A picture of the cluster at one moment.
@@ -42,6 +44,17 @@ pub enum Standing {
     NotNow,
 }
 
+/// One who waits for a primitive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Who.
+    pub who: Who,
+    /// Its age, by which it has its place in line.
+    pub since: Timestamp,
+    /// Why it waits; `None` if it is its turn.
+    pub why: Option<Why>,
+}
+
 impl Picture {
     /// Adds a primitive.
     pub fn put_object(&mut self, object: Object) {
@@ -63,6 +76,49 @@ impl Picture {
     /// Adds a Claim.
     pub fn put_claim(&mut self, claim: Claim) {
         self.state.put_claim(ClaimFacts::of(claim));
+    }
+
+    /// Every primitive that there is, or that somebody names, in the order of namespaces, kinds and names.
+    pub fn keys(&self) -> Vec<Key> {
+        let State { objects, pods_of, jobs_of, claims_of, .. } = &self.state;
+        let keys: BTreeSet<&Key> = objects.keys().chain(pods_of.keys()).chain(jobs_of.keys()).chain(claims_of.keys()).collect();
+        let mut keys: Vec<Key> = keys.into_iter().cloned().collect();
+        keys.sort_by(|a, b| (&a.namespace, a).cmp(&(&b.namespace, b)));
+        keys
+    }
+
+    /// The primitive, if there is one.
+    pub fn object(&self, key: &Key) -> Option<&Object> {
+        self.state.objects.get(key)
+    }
+
+    /// Who waits for a primitive: those whose turn it is, and then the line, its first one first.
+    pub fn waiting(&mut self, key: &Key, time: Timestamp) -> Vec<Waiting> {
+        let object = self.state.objects.get(key).cloned();
+        let facts = gather(&mut self.state, key, object.as_ref(), At { now: Instant::now(), time }).facts;
+        let asked: Vec<(String, Option<Why>)> = match object {
+            None => {
+                let requests = facts.requests.iter().map(|request| request.asker().to_owned());
+                requests.chain(facts.waiters.iter().map(|waiter| waiter.asker.clone())).map(|asker| (asker, Some(Why::Shut))).collect()
+            }
+            Some(object) => {
+                let decision = rules::decide(&object.primitive(), &facts, time);
+                let granted = decision.granted.into_iter().filter(|grant| grant.new).map(|grant| grant.asker);
+                let turn = granted.chain(decision.passed.into_iter().map(|passed| passed.asker)).map(|asker| (asker, None));
+                turn.chain(decision.queue.into_iter().map(|queued| (queued.asker, Some(queued.why)))).collect()
+            }
+        };
+        let State { pods, jobs, claims, .. } = &self.state;
+        let waiting = |(uid, why): (String, Option<Why>)| {
+            let (who, since) = match (pods.get(&uid), jobs.get(&uid), claims.get(&uid)) {
+                (Some(pod), ..) => (pod.who.clone(), pod.created),
+                (None, Some(job), _) => (job.who.clone(), job.created),
+                (None, None, Some(claim)) => (claim.who.clone(), claim.created()),
+                (None, None, None) => return None,
+            };
+            Some(Waiting { who, since, why })
+        };
+        asked.into_iter().filter_map(waiting).collect()
     }
 
     /// How a Pod, a Job or a Claim of this UID stands to each primitive that it names, in its order; nothing if it names none.
@@ -152,5 +208,27 @@ mod tests {
             json!({ "uid": "second", "kind": "Pod", "namespace": "shop", "name": "second", "token": 5, "since": "2026-01-01T00:00:00Z" });
         picture.put_object(mutex("2", json!({ "holders": [holder], "lastToken": 5 })));
         assert!(matches!(said(&mut picture).as_slice(), [Standing::Holds(5)]));
+    }
+
+    #[test]
+    fn the_line_is_that_of_the_controller() {
+        let time = "2026-01-01T01:00:00Z".parse().unwrap();
+        let mut picture = Picture::default();
+        for (name, created) in [("second", "2026-01-01T00:10:00Z"), ("first", "2026-01-01T00:05:00Z")] {
+            picture.put_pod(&waiting(name, created));
+        }
+        let keys = picture.keys();
+        let [key] = keys.as_slice() else { panic!("{keys:?}") };
+        let line = |picture: &mut Picture| {
+            let waiting = picture.waiting(key, time).into_iter();
+            waiting.map(|waiting| (waiting.who.name, waiting.why)).collect::<Vec<_>>()
+        };
+        assert_eq!(line(&mut picture).len(), 2, "they wait for what does not exist yet");
+        picture.put_object(mutex("1", json!({ "holders": [], "lastToken": 3 })));
+        assert_eq!(line(&mut picture), [("first".to_owned(), Some(Why::InLine)), ("second".to_owned(), Some(Why::InLine))]);
+        let holder =
+            json!({ "uid": "first", "kind": "Pod", "namespace": "shop", "name": "first", "token": 4, "since": "2026-01-01T00:00:00Z" });
+        picture.put_object(mutex("2", json!({ "holders": [holder], "lastToken": 4 })));
+        assert_eq!(line(&mut picture), [("second".to_owned(), Some(Why::InLine))]);
     }
 }

@@ -1,8 +1,9 @@
 //! What people do with koncli, by the real binary: locks, limits, waits and counts in scripts, and a command that runs while something is held.
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     process::{Child, Command, Output, Stdio},
+    sync::{Arc, Mutex},
 };
 
 use serde_json::Value;
@@ -349,6 +350,62 @@ async fn koncli_in_a_pod_needs_the_role_of_the_docs_and_no_more() {
     scene.until_waited_for("barrier", "stage-1-complete").await;
     scene.koncli_ends(0, "barrier arrive stage-1-complete");
     scene.until_succeeded("processor").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn top_prints_once_where_there_is_no_terminal() {
+    let scene = Scene::open("koncli_top").await;
+    assert!(scene.koncli_ends(0, "top").contains("0 hold, 0 wait"), "nobody");
+    scene.create_mutex("db");
+    scene.koncli_ends(0, "mutex lock db --holder ann");
+    scene.apply(&scene.app("pod").as_pod("konductor.io/mutex: db"));
+    scene.until_waiting("pod").await;
+    let text = scene.koncli_ends(0, "top");
+    let line = |start: &str| text.lines().find(|line| line.trim_start().starts_with(start)).unwrap_or_else(|| panic!("no {start}: {text}"));
+    assert!(line("mutex/db").contains("Locked") && line("claim/mutex-db-ann").contains("left"), "{text}");
+    assert!(line("pod/pod").contains("waits, 1 of 1"), "{text}");
+    let found = scene.koncli_json("top -A");
+    let item = found["items"].as_array().unwrap().iter().find(|item| item["namespace"] == scene.namespace.as_str()).unwrap();
+    assert_eq!((item["kind"].as_str(), item["phase"].as_str()), (Some("Mutex"), Some("Locked")), "{item}");
+    let first = |of: &str| item[of][0]["name"].as_str();
+    assert!(first("holders").is_some_and(|name| name.starts_with("mutex-db-ann")), "{item}");
+    assert_eq!(first("waiting"), Some("pod"), "{item}");
+}
+
+/// As a person sees it, in a terminal that `script` makes.
+#[tokio::test(flavor = "multi_thread")]
+async fn top_on_a_terminal_is_drawn_anew_until_q() {
+    let scene = Scene::open("koncli_top_live").await;
+    scene.create_mutex("db");
+    let line = format!("stty rows 24 cols 80; {} -n {} top; echo ended with $?; stty", env!("CARGO_BIN_EXE_koncli"), scene.namespace);
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--flush", "--command", &line, "/dev/null"]).env("TERM", "xterm").env("SHELL", "/bin/sh");
+    let mut terminal = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut keys, mut screen) = (terminal.stdin.take().unwrap(), terminal.stdout.take().unwrap());
+    let seen = Arc::new(Mutex::new(String::new()));
+    let reader = std::thread::spawn({
+        let seen = seen.clone();
+        move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = screen.read(&mut bytes) {
+                seen.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+        }
+    });
+    let page = || seen.lock().unwrap().rsplit("\x1b[H").next().unwrap().to_owned();
+    scene.until("it is drawn", async || page().contains("0 hold, 0 wait")).await;
+    scene.koncli_ends(0, "mutex lock db --holder ann");
+    scene.until("the holder is seen", async || page().contains("claim/mutex-db-ann") && page().contains("1 hold, 0 wait")).await;
+    scene.koncli_ends(0, "mutex unlock db --holder ann");
+    scene.until("its end is seen", async || page().contains("0 hold, 0 wait")).await;
+    keys.write_all(b"q").unwrap();
+    scene.until("it ends", async || seen.lock().unwrap().contains("ended with 0")).await;
+    drop(keys);
+    terminal.wait().unwrap();
+    reader.join().unwrap();
+    let seen = seen.lock().unwrap();
+    let (_, after) = seen.rsplit_once("\x1b[?1049l").expect("the screen of before is back");
+    assert!(!after.contains("-icanon") && !after.contains("-echo "), "and the keyboard: {after}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
