@@ -1,7 +1,8 @@
 //! What monitoring sees: `GET /metrics`, in the OpenMetrics text format. Counters and histograms are of this process; what is held and waited for is told by
 //! the leader, from the statuses that it sees.
 //!
-//! Names and units follow the naming practices of Prometheus: base units (seconds), `_total` for counters.
+//! Names and units follow the naming practices of Prometheus: base units (seconds), `_total` for counters. Every counter is there from the start, at zero:
+//! `increase` would not see the first thing that happens otherwise.
 
 use std::{
     fmt::Debug,
@@ -19,11 +20,12 @@ use axum::{
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 
 use crate::{
+    api::HolderKind,
     plan::Kind,
     rules::{Decision, Refused, Request},
 };
@@ -40,6 +42,12 @@ struct OfKind {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfRefusal {
+    kind: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLoss {
     kind: &'static str,
     reason: &'static str,
 }
@@ -72,12 +80,11 @@ pub struct Sight {
 }
 
 /// All that is counted.
-#[derive(Default)]
 pub struct Metrics {
     grants: Family<OfKind, Counter>,
     waits: Waits,
     releases: Family<OfKind, Counter>,
-    losses: Family<OfKind, Counter>,
+    losses: Family<OfLoss, Counter>,
     refusals: Family<OfRefusal, Counter>,
     skipped_jobs: Counter,
     writes: Family<OfKind, Counter>,
@@ -102,6 +109,40 @@ impl Default for Reviews {
     }
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        let this = Self {
+            grants: Family::default(),
+            waits: Waits::default(),
+            releases: Family::default(),
+            losses: Family::default(),
+            refusals: Family::default(),
+            skipped_jobs: Counter::default(),
+            writes: Family::default(),
+            conflicts: Family::default(),
+            reviews: Reviews::default(),
+            refused_reviews: Family::default(),
+        };
+        for kind in Kind::ALL.map(Kind::word) {
+            for family in [&this.grants, &this.releases, &this.writes, &this.conflicts] {
+                drop(family.get_or_create(&OfKind { kind }));
+            }
+            drop(this.waits.0.get_or_create(&OfKind { kind }));
+            for reason in LOSSES {
+                drop(this.losses.get_or_create(&OfLoss { kind, reason }));
+            }
+            for reason in REFUSALS.map(reason) {
+                drop(this.refusals.get_or_create(&OfRefusal { kind, reason }));
+            }
+        }
+        for webhook in WEBHOOKS {
+            drop(this.reviews.0.get_or_create(&OfWebhook { webhook }));
+            drop(this.refused_reviews.get_or_create(&OfWebhook { webhook }));
+        }
+        this
+    }
+}
+
 impl Metrics {
     /// A decision was written, or needed no writing.
     pub fn decided(&self, kind: Kind, decision: &Decision, requests: &[Request], now: Timestamp) {
@@ -116,7 +157,9 @@ impl Metrics {
         for release in &decision.released {
             self.releases.get_or_create(&of).inc();
             if release.lost {
-                self.losses.get_or_create(&of).inc();
+                let [unreachable, not_renewed] = LOSSES;
+                let reason = if release.holder.kind == HolderKind::Claim { not_renewed } else { unreachable };
+                self.losses.get_or_create(&OfLoss { kind: kind.word(), reason }).inc();
             }
         }
     }
@@ -154,6 +197,12 @@ impl Metrics {
         Router::new().route("/metrics", get(scrape)).with_state(Arc::new(Exposition::of(self, sight)))
     }
 }
+
+/// Why a hold is taken: from a Pod or a Job, and from a Claim.
+const LOSSES: [&str; 2] = ["unreachable", "not-renewed"];
+const WEBHOOKS: [&str; 2] = ["mutate", "validate"];
+const REFUSALS: [Refused; 6] =
+    [Refused::TimedOut, Refused::NotFree, Refused::NotAllowed, Refused::Upgrade, Refused::Failed, Refused::Unsuitable];
 
 const fn reason(why: Refused) -> &'static str {
     match why {
@@ -193,6 +242,7 @@ impl Exposition {
         this.register("status_conflicts", "Writes that were not done, or not answered, and decided anew", metrics.conflicts.clone());
         this.register_with_unit("admission", "Time to answer a webhook's review", Unit::Seconds, metrics.reviews.0.clone());
         this.register("admission_refusals", "Reviews in which a webhook refused", metrics.refused_reviews.clone());
+        this.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let (leads, expires) = (Gauge::default(), Gauge::default());
         let (objects, holders, waiting) = (Family::default(), Family::default(), Family::default());
         this.register("leader", "Whether this replica leads", leads.clone());
@@ -233,7 +283,75 @@ async fn scrape(State(exposition): State<Arc<Exposition>>) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
     use super::*;
+    use crate::rules::Release;
+
+    /// Every metric that a scrape shows, by the name that a query uses.
+    fn names() -> BTreeSet<String> {
+        let sight = Sight {
+            census: Box::new(|| Some(vec![(Kind::Mutex, Census::default())])),
+            certificate_expires: Box::new(|| Timestamp::from_second(1_000).ok()),
+        };
+        let text = Exposition::of(&Metrics::default(), sight).text().unwrap();
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        samples.map(|line| line.split(['{', ' ']).next().unwrap().to_owned()).collect()
+    }
+
+    /// Every word of a text that looks like one of our metrics.
+    fn used(text: &str) -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        words.filter(|word| word.starts_with("konductor_")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_alerts_dashboard_and_docs_name_exists_and_nothing_is_missing_in_the_docs() {
+        let names = names();
+        let stem =
+            |name: &String| ["_bucket", "_sum", "_count"].iter().fold(name.clone(), |name, end| name.trim_end_matches(*end).to_owned());
+        let stems: BTreeSet<String> = names.iter().map(stem).collect();
+        for (file, text) in [
+            ("alerts.yaml", include_str!("../charts/konductor/files/alerts.yaml")),
+            ("alerts-test.yaml", include_str!("../tests/chart/alerts-test.yaml")),
+            ("dashboard.json", include_str!("../charts/konductor/files/dashboard.json")),
+        ] {
+            let used = used(text);
+            assert!(used.len() >= 5 && used.is_subset(&names), "{file}: {:?}", used.difference(&names));
+        }
+        assert_eq!(used(include_str!("../docs/metrics.md")), stems, "docs/metrics.md");
+    }
+
+    #[test]
+    fn every_counter_is_there_from_the_start() {
+        let text = Exposition::of(&Metrics::default(), Sight { census: Box::new(|| None), certificate_expires: Box::new(|| None) });
+        let text = text.text().unwrap();
+        for line in [
+            "konductor_grants_total{kind=\"gate\"} 0",
+            "konductor_losses_total{kind=\"mutex\",reason=\"unreachable\"} 0",
+            "konductor_refusals_total{kind=\"barrier\",reason=\"timed-out\"} 0",
+            "konductor_admission_refusals_total{webhook=\"validate\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_hold_that_is_taken_counts_by_what_its_holder_is() {
+        let taken = |kind: HolderKind| {
+            let holder =
+                json!({ "uid": "u-1", "kind": kind, "namespace": "shop", "name": "a", "token": 1, "since": "2026-01-01T00:00:00Z" });
+            Release { holder: serde_json::from_value(holder).unwrap(), lost: true, outcome: None }
+        };
+        let decision =
+            Decision { released: [HolderKind::Pod, HolderKind::Claim, HolderKind::Claim].map(taken).into(), ..Decision::default() };
+        let metrics = Metrics::default();
+        metrics.decided(Kind::Lease, &decision, &[], Timestamp::UNIX_EPOCH);
+        let count = |reason| metrics.losses.get_or_create(&OfLoss { kind: "lease", reason }).get();
+        assert_eq!((count("unreachable"), count("not-renewed")), (1, 2));
+    }
 
     #[test]
     fn what_happened_is_told_and_only_a_leader_counts_primitives() {

@@ -32,7 +32,7 @@ impl Logging {
         let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(self.level));
         match self.format {
             Format::Text => log.with_ansi(false).init(),
-            Format::Json => log.json().init(),
+            Format::Json => log.json().flatten_event(true).init(),
         }
     }
 }

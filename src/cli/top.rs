@@ -378,7 +378,7 @@ mod tests {
         let page = view(30).page(24, 80, None);
         assert!(page.iter().any(|line| line.starts_with("  and 25 more") && line.ends_with("wait")), "{page:#?}");
         let page = view(30).page(8, 80, None);
-        assert!(page.last().unwrap().starts_with("4 more lines"), "{page:#?}");
+        assert!(page.last().unwrap().starts_with("5 more lines"), "{page:#?}");
     }
 
     #[test]

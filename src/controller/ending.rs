@@ -27,7 +27,7 @@ pub async fn lost(context: &Context, key: &Key, written: &Object, evidence: &[Ev
             continue;
         }
         if let Err(error) = end_pod(context, key, &pod).await {
-            warn!(pod = %pod.who, %error, "could not delete a Pod whose hold was taken");
+            warn!(pod = pod.who.in_full(), %error, "could not delete a Pod whose hold was taken");
         }
     }
 }
@@ -59,7 +59,7 @@ pub async fn overdue(context: &Context, key: &Key, written: &Object, overdue: &[
         } else {
             ("MaxHold", format!("has held {name} for longer than its max-hold: it is deleted"))
         };
-        warn!(%key, %who, reason, "deleting it");
+        warn!(%key, who = who.in_full(), reason, "deleting it");
         context.events.publish_who(who, Note::warning(reason, text));
         context.delete(who).await?;
     }
@@ -68,7 +68,7 @@ pub async fn overdue(context: &Context, key: &Key, written: &Object, overdue: &[
 
 /// Deletes a Pod that does not hold any more, and says so.
 async fn end_pod(context: &Context, key: &Key, pod: &PodFacts) -> Result<(), kube::Error> {
-    warn!(%key, pod = %pod.who, "without its hold: deleting it");
+    warn!(%key, pod = pod.who.in_full(), "without its hold: deleting it");
     let text = format!("no longer holds {}: the Pod is deleted", key.seen_from(&pod.who.namespace));
     context.events.publish_pod(pod, Note::warning("HoldLost", text));
     context.delete(&pod.who).await
@@ -91,12 +91,12 @@ pub async fn refused(context: &Context, key: &Key, decision: &Decision) {
                 .cloned()
         };
         let Some(pod) = found else { continue };
-        warn!(%key, pod = %pod.who, "refused while it holds others: deleting it");
+        warn!(%key, pod = pod.who.in_full(), "refused while it holds others: deleting it");
         let text =
             format!("was refused {}: the Pod is deleted, so that it keeps nothing else from others", key.seen_from(&pod.who.namespace));
         context.events.publish_pod(&pod, Note::warning("Refused", text));
         if let Err(error) = context.delete(&pod.who).await {
-            warn!(pod = %pod.who, %error, "could not delete a Pod that was refused");
+            warn!(pod = pod.who.in_full(), %error, "could not delete a Pod that was refused");
         }
     }
 }

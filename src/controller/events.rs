@@ -1,12 +1,15 @@
 //! Kubernetes Events: what `kubectl describe` shows to people. They are told and forgotten: when there are too many, some are left out, and no decision
-//! waits for them.
+//! waits for them. They do not flood: of what is as it should be, each object tells no more than [`BURST`] at once and then one every [`EVERY`], and says
+//! how much it left out; what a person should know is always told.
+
+use std::{collections::HashMap, time::Duration};
 
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -24,6 +27,12 @@ use crate::{
 const REPORTER: &str = "konductor";
 /// Events that may be on their way at once.
 const PENDING: usize = 1024;
+/// What an object may tell at once.
+const BURST: u32 = 30;
+/// How often it may tell something after that.
+const EVERY: Duration = Duration::from_secs(10);
+/// Objects of which is known how much they told.
+const KNOWN: usize = 10_000;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -76,8 +85,16 @@ impl Events {
         let (sender, mut receiver) = mpsc::channel::<(ObjectReference, Note)>(PENDING);
         let recorder = Recorder::new(client, Reporter { controller: REPORTER.to_owned(), instance: Some(instance) });
         tokio::spawn(until.run_until_cancelled_owned(async move {
+            let mut budgets = Budgets::default();
             while let Some((about, note)) = receiver.recv().await {
-                let Note { kind, reason, text, related } = note;
+                let Note { kind, reason, mut text, related } = note;
+                if matches!(kind, EventType::Normal) {
+                    match budgets.spend(about.uid.as_deref().unwrap_or_default(), Instant::now()) {
+                        Some(0) => {}
+                        Some(left_out) => text = format!("{text} ({left_out} Events before this one were left out)"),
+                        None => continue,
+                    }
+                }
                 let event =
                     Event { type_: kind, reason: reason.to_owned(), note: Some(text), action: reason.to_owned(), secondary: related };
                 if let Err(error) = recorder.publish(&event, &about).await {
@@ -129,6 +146,40 @@ impl Events {
     }
 }
 
+/// How much each object may still tell.
+#[derive(Default)]
+struct Budgets(HashMap<String, Budget>);
+
+struct Budget {
+    left: u32,
+    /// Since when what is missing grows back.
+    since: Instant,
+    left_out: u32,
+}
+
+impl Budgets {
+    /// Whether this object may tell something now, and if so, how much it left out before.
+    fn spend(&mut self, uid: &str, now: Instant) -> Option<u32> {
+        if self.0.len() >= KNOWN {
+            self.0.retain(|_, budget| now < budget.since + EVERY * (BURST - budget.left));
+        }
+        let budget = self.0.entry(uid.to_owned()).or_insert(Budget { left: BURST, since: now, left_out: 0 });
+        while budget.left < BURST && now >= budget.since + EVERY {
+            budget.left += 1;
+            budget.since += EVERY;
+        }
+        if budget.left == 0 {
+            budget.left_out += 1;
+            return None;
+        }
+        if budget.left == BURST {
+            budget.since = now;
+        }
+        budget.left -= 1;
+        Some(std::mem::take(&mut budget.left_out))
+    }
+}
+
 const fn kind_of(kind: Kind) -> &'static str {
     match kind {
         Kind::Mutex => "Mutex",
@@ -155,5 +206,41 @@ fn reference_of(who: &Who) -> ObjectReference {
         name: Some(who.name.clone()),
         uid: Some(who.uid.clone()),
         ..ObjectReference::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_that_has_much_to_tell_leaves_some_out_and_says_how_much() {
+        let mut budgets = Budgets::default();
+        let start = Instant::now();
+        for _ in 0..BURST {
+            assert_eq!(budgets.spend("busy", start), Some(0));
+        }
+        for _ in 0..7 {
+            assert_eq!(budgets.spend("busy", start + EVERY / 2), None);
+        }
+        assert_eq!(budgets.spend("calm", start), Some(0), "another object is not concerned");
+        assert_eq!(budgets.spend("busy", start + EVERY), Some(7));
+        assert_eq!(budgets.spend("busy", start + EVERY), None);
+        let later = start + EVERY * (BURST + 5);
+        for _ in 0..BURST {
+            assert!(budgets.spend("busy", later).is_some());
+        }
+        assert_eq!(budgets.spend("busy", later), None, "it saves up no more than that");
+    }
+
+    #[test]
+    fn what_is_known_of_objects_that_fell_silent_is_forgotten() {
+        let mut budgets = Budgets::default();
+        let start = Instant::now();
+        for uid in 0..KNOWN {
+            budgets.spend(&uid.to_string(), start);
+        }
+        budgets.spend("one more", start + EVERY);
+        assert_eq!(budgets.0.len(), 1);
     }
 }

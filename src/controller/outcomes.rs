@@ -45,7 +45,7 @@ pub async fn free(context: &Context, key: &Key) -> Result<(), kube::Error> {
         if !concerns || !debtor.void && !paid(context, &debtor).await? {
             continue;
         }
-        debug!(who = %debtor.who, "its end is on record");
+        debug!(who = debtor.who.in_full(), "its end is on record");
         match debtor.who.kind {
             HolderKind::Pod => lift(context, &debtor.who, |pod: &Pod| !debtor.void || !PodFacts::of(pod).ended).await?,
             HolderKind::Job => lift(context, &debtor.who, |job: &Job| !debtor.void || !JobFacts::of(job).terminal).await?,

@@ -124,7 +124,7 @@ async fn lift_gate(context: &Context, pod: &PodFacts) -> Result<(), kube::Error>
         .filter(|gate| gate.name != names::SCHEDULING_GATE)
         .collect();
     let patch = json!({ "metadata": here(&live.metadata, None), "spec": { "schedulingGates": gates } });
-    info!(pod = %pod.who, "may be scheduled");
+    info!(pod = pod.who.in_full(), "may be scheduled");
     written(api.patch(&pod.who.name, &PatchParams::default(), &Patch::Merge(patch)).await)
 }
 
@@ -132,7 +132,7 @@ async fn resume(context: &Context, job: &JobFacts) -> Result<(), kube::Error> {
     let Some(live) = live(context, job).await? else { return Ok(()) };
     let metadata = here(&live.metadata, Some(("annotations", json!({ names::SUSPENDED: null }))));
     let patch = json!({ "metadata": metadata, "spec": { "suspend": false } });
-    info!(job = %job.who, "may start");
+    info!(job = job.who.in_full(), "may start");
     let api = Api::<Job>::namespaced(context.client.clone(), &job.who.namespace);
     written(api.patch(&job.who.name, &PatchParams::default(), &Patch::Merge(patch)).await)
 }
@@ -155,7 +155,7 @@ async fn finish(context: &Context, job: &JobFacts, refused: Option<(Kind, Refuse
     }));
     let status = json!({ "conditions": conditions, "startTime": now, "completionTime": complete.then_some(&now) });
     let patch = json!({ "metadata": here(&live.metadata, None), "status": status });
-    info!(job = %job.who, reason, text, "will not start");
+    info!(job = job.who.in_full(), reason, text, "will not start");
     let note = if complete { Note::normal("Skipped", text.to_owned()) } else { Note::warning("WaitFailed", text.to_owned()) };
     let api = Api::<Job>::namespaced(context.client.clone(), &job.who.namespace);
     written(api.patch_status(&job.who.name, &PatchParams::default(), &Patch::Merge(patch)).await)?;

@@ -16,12 +16,12 @@ use crate::{
         session::Place,
     },
     plan::Kind,
-    rules::{Decision, Queued, Refusal, Who, Why},
+    rules::{Decision, Queued, Refusal, Release, Who, Why},
 };
 
 /// Says in the log and in Events who was let in and whose hold has ended.
-pub fn everybody(context: &Context, key: &Key, after: &Object, decision: &Decision) {
-    log(key, decision);
+pub fn everybody(context: &Context, key: &Key, before: &Object, after: &Object, decision: &Decision) {
+    log(key, before, after, decision);
     for release in &decision.released {
         let holder = holder_text(&release.holder);
         let unknown = key.kind == Kind::Once && release.outcome.is_none();
@@ -54,6 +54,7 @@ pub fn those_who_wait(context: &Context, state: &mut State, key: &Key, object: O
                 Place::Skipped(message) => context.events.publish_pod(pod, Note::normal("Skipped", message.clone()).about_primitive(key)),
                 Place::Refused { message, .. } if !session.is_refused() => {
                     context.metrics.refused(key.kind, *why);
+                    info!(%key, pod = pod.who.in_full(), why = message, "refused");
                     context.events.publish_pod(pod, Note::warning("Refused", message.clone()).about_primitive(key));
                 }
                 _ => {}
@@ -123,13 +124,38 @@ fn holder_text(holder: &Holder) -> String {
     format!("{} (token {})", who_of(holder), holder.token)
 }
 
-/// One line a decision that changed anything for anybody.
-fn log(key: &Key, decision: &Decision) {
+/// One line a decision that changed anything for anybody: what was decided on, who is in and who is out, each with its token, and how it stands now. Who is
+/// refused has a line of its own, with the reason.
+fn log(key: &Key, before: &Object, after: &Object, decision: &Decision) {
     let granted: Vec<String> =
-        decision.granted.iter().filter(|grant| grant.new).map(|grant| format!("{} (token {})", grant.who, grant.token)).collect();
-    let released: Vec<String> = decision.released.iter().map(|release| holder_text(&release.holder)).collect();
-    if !granted.is_empty() || !released.is_empty() || !decision.refused.is_empty() {
-        let (granted, released, refused) = (granted.join(", "), released.join(", "), decision.refused.len());
-        info!(%key, granted, released, refused, waiting = decision.queue.len(), "decided");
+        decision.granted.iter().filter(|grant| grant.new).map(|grant| format!("{} (token {})", grant.who.in_full(), grant.token)).collect();
+    let released: Vec<String> = decision
+        .released
+        .iter()
+        .map(|release| format!("{} (token {}{})", who_of(&release.holder).in_full(), release.holder.token, ended(key, release)))
+        .collect();
+    let (was, stands) = (latch(before), latch(after));
+    if !granted.is_empty() || !released.is_empty() || was != stands {
+        let (granted, released) = (granted.join(", "), released.join(", "));
+        info!(%key, granted, released, stands, waiting = decision.queue.len(), "decided");
     }
+}
+
+/// How a hold ended, where that is not its holder's plain end.
+fn ended(key: &Key, release: &Release) -> &'static str {
+    match (key.kind, release.lost, release.outcome) {
+        (_, true, _) if release.holder.kind == HolderKind::Claim => ", taken: not renewed",
+        (_, true, _) => ", taken: node unreachable",
+        (Kind::Once, false, Some(true)) => ", succeeded",
+        (Kind::Once, false, Some(false)) => ", failed",
+        (Kind::Once, false, None) => ", ended nobody knows how",
+        _ => "",
+    }
+}
+
+/// How one that opens, or comes to its end, stands.
+fn latch(object: &Object) -> Option<String> {
+    let conditions = &object.common()?.conditions;
+    let condition = conditions.iter().find(|condition| ["Open", "Done", "Executed"].contains(&condition.type_.as_str()))?;
+    Some(format!("{}: {}", condition.reason, condition.message))
 }

@@ -277,7 +277,7 @@ fn gone(context: &Context, key: &Key) -> Result<(), TurnError> {
 
 /// Tells everybody what the turn means for them, and sets the alarms for the next one. Says whether the finalizer may go now.
 fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decision: &Decision, gathered: &Gathered, now: Timestamp) -> bool {
-    tell::everybody(context, key, after, decision);
+    tell::everybody(context, key, before, after, decision);
     context.world.update(|state| {
         for who in gathered.slow.iter().filter(|who| state.slow.insert((who.uid.clone(), key.clone()))) {
             let text = format!("has held {} for ten minutes and has not started", key.seen_from(&who.namespace));

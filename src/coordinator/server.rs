@@ -248,7 +248,7 @@ impl Line {
                     }
                     if self.pod.plan.as_ref().is_some_and(|plan| plan.fencing && !plan.wraps()) {
                         while let Err(error) = self.context.publish_tokens(&self.pod, &tokens).await {
-                            warn!(pod = %self.pod.who, %error, "could not write the fencing tokens yet");
+                            warn!(pod = self.pod.who.in_full(), %error, "could not write the fencing tokens yet");
                             sleep(TOKENS_AGAIN).await;
                         }
                     }

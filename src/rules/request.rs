@@ -20,6 +20,13 @@ pub struct Who {
     pub uid: String,
 }
 
+impl Who {
+    /// With its namespace, as the log names it: `job/shop/migrate`.
+    pub fn in_full(&self) -> String {
+        format!("{}/{}/{}", self.kind.word(), self.namespace, self.name)
+    }
+}
+
 impl fmt::Display for Who {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}/{}", self.kind.word(), self.name)

@@ -151,7 +151,7 @@ fn respond(
     // One object must not take the connection, and with it the questions beside it, down.
     match catch_unwind(AssertUnwindSafe(|| answer(&review))) {
         Ok(Ok(answer)) => {
-            metrics.reviewed(webhook, report(&answer), began.elapsed());
+            metrics.reviewed(webhook, report(&review, &answer), began.elapsed());
             axum::Json(answer).into_response()
         }
         Ok(Err(bad)) => plain(StatusCode::BAD_REQUEST, &bad.to_string()),
@@ -177,14 +177,20 @@ fn values(body: &[u8]) -> usize {
     count
 }
 
-/// Logs an answer; says whether it allows.
-fn report(answer: &Value) -> bool {
-    let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+/// Logs an answer, and to whom it was given; says whether it allows.
+fn report(review: &Value, answer: &Value) -> bool {
+    let at = |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let allowed = answer.pointer("/response/allowed") == Some(&Value::Bool(true));
+    let [kind, namespace, user] = ["kind/kind", "namespace", "userInfo/username"].map(|field| at(review, &format!("/request/{field}")));
+    // What a controller makes has no name yet.
+    let named = ["name", "generateName"].map(|field| at(review, &format!("/request/object/metadata/{field}")));
+    let name = named.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
     if allowed {
-        debug!(uid = text("/response/uid"), patched = !text("/response/patch").is_empty(), "admitted");
+        let patched = !at(answer, "/response/patch").is_empty();
+        debug!(kind, namespace, name, user, patched, "admitted");
     } else {
-        info!(uid = text("/response/uid"), message = text("/response/status/message"), "refused");
+        let message = at(answer, "/response/status/message");
+        info!(kind, namespace, name, user, why = message, "refused");
     }
     allowed
 }
@@ -315,7 +321,7 @@ mod tests {
             (without("/request/uid"), "`request.uid`"),
             (without("/request/object"), "`request.object`"),
             (without("/request/namespace"), "`request.namespace`"),
-            ("[".repeat(100_000), "not JSON"),
+            ("[".repeat(1000), "not JSON"),
         ] {
             let (status, words) = ask("/v1/mutate", body.clone()).await;
             assert!(status == StatusCode::BAD_REQUEST && words.contains(says), "{body:.60}: {status} {words}");

@@ -146,7 +146,7 @@ async fn write(context: &Context, key: &Key, claim: &ClaimFacts, answer: &Answer
         Answer::Expired(text) => ("Expired", text),
         Answer::Waits(_) | Answer::Holds { .. } | Answer::Done | Answer::Released(_) => return Ok(()),
     };
-    info!(%key, claim = %claim.who, reason, text, "told");
+    info!(%key, claim = claim.who.in_full(), reason, text, "told");
     context.events.publish_who(&claim.who, Note::warning(reason, text.clone()).about_primitive(key));
     Ok(())
 }
