@@ -78,7 +78,7 @@ fn take(turn: &mut Turn<'_>, step: &Adjustment) -> Settlement {
     let round = &mut turn.decision.round;
     let now = turn.now;
     let mut next_round = || {
-        round.number += 1;
+        round.number = round.number.saturating_add(1); // somebody may have written the last one
         round.began = now;
     };
     match (step.step, &mut turn.decision.record) {
