@@ -99,7 +99,7 @@ impl Core {
                 let done = match claimant.spec.operation {
                     Operation::Wait => self.judge.open.after(key, person.born),
                     Operation::Arrive => self.judge.arrived_as.contains(&(key.clone(), claimant.arrives_as().to_owned())),
-                    _ => self.judge.applied.contains(&uid),
+                    _ => self.judge.applied.contains_key(&uid),
                 };
                 if !done {
                     self.violation("7 (claims)", format!("{uid} was told that it is done: {:?} of {key}", claimant.spec.operation));
@@ -146,7 +146,7 @@ impl Core {
         }
         for step in &steps {
             self.stats.by_hand += 1;
-            if !self.judge.applied.insert(step.uid.clone()) {
+            if self.judge.applied.insert(step.uid.clone(), new.uid().to_owned()).as_deref() == Some(new.uid()) {
                 self.violation("7 (by hand)", format!("{} was applied to {key} twice", step.uid));
             }
         }

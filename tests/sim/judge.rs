@@ -73,8 +73,8 @@ pub struct Judge {
     pub arrived: BTreeSet<(Key, String)>,
     /// Under which names Claims have ever arrived, by Barrier.
     pub arrived_as: BTreeSet<(Key, String)>,
-    /// Claims whose step by hand was ever applied.
-    pub applied: BTreeSet<String>,
+    /// Claims whose step by hand was ever applied, with the UID of the primitive: one that is made anew knows nothing of what was done to the one before.
+    pub applied: BTreeMap<String, String>,
     /// When a round was last begun by hand.
     pub began: BTreeMap<Key, Instant>,
     /// Whose hold or membership has ever ended.
