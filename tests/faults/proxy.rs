@@ -127,7 +127,7 @@ impl Proxy {
         self.watches.send_replace(be);
     }
 
-    /// Holds the next status write, there.
+    /// Holds the next status write by which somebody holds, there.
     pub fn catch(&self, there: Hold) -> oneshot::Receiver<Held> {
         let (caught, receiver) = oneshot::channel();
         *self.catch.lock().unwrap() = Some((there, caught));
@@ -168,7 +168,8 @@ impl Proxy {
             return self.watch(request, upstream, hours).await;
         }
 
-        let mut hold = is_status.then(|| self.catch.lock().unwrap().take()).flatten();
+        let somebody_holds = || body.windows(12).any(|word| word == br#""holders":[{"#);
+        let mut hold = (is_status && somebody_holds()).then(|| self.catch.lock().unwrap().take()).flatten();
         let mut told = None;
         if let Some((Hold::Request, _)) = &hold {
             told = wait_for_release(hold.take()).await;
