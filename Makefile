@@ -21,7 +21,7 @@ test: ## every test but `deny`, on a real cluster (ONLY="lints unit": those step
 sim: ## thousands of simulated runs in which everything fails (SEEDS=20000: more of them; SEED=17: that one again, BUG=name: with a planted bug)
 	@tests/simulate
 
-faults: ## faults on a real cluster of its own, under load, judged by an observer; two hours (QUICK=1: a tenth of them, ONLY="leader killed": that one, KEEP=1: leave the cluster)
+faults: ## faults on a real cluster of its own, under load, judged by an observer (QUICK=1: a tenth of them, ONLY="leader killed": that one, KEEP=1: leave the cluster)
 	@tests/faults/run
 
 cluster: ## start a cluster with konductor and leave it running
