@@ -24,7 +24,7 @@ sim: ## thousands of simulated runs in which everything fails (SEEDS=20000: more
 fuzz: ## hostile input, for long (SECONDS=600: so long for each target; TARGET=review: only that one)
 	@tests/fuzz/run
 
-faults: ## faults on a real cluster of its own, under load, judged by an observer; two hours (QUICK=1: a tenth of them, ONLY="leader killed": that one, KEEP=1: leave the cluster)
+faults: ## faults on a real cluster of its own, under load, judged by an observer (QUICK=1: a tenth of them, ONLY="leader killed": that one, KEEP=1: leave the cluster)
 	@tests/faults/run
 
 cluster: ## start a cluster with konductor and leave it running
