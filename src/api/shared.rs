@@ -48,7 +48,7 @@ pub struct Admitted {
     /// Name of the Pod.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// Fencing token of this Pod; larger than the token of the hold and of every Pod that was let in before.
+    /// Fencing token of this Pod: the first one has that of the hold, each later one a larger one than any before it.
     #[schemars(range(min = 0))]
     pub token: i64,
 }

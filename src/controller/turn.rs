@@ -37,8 +37,8 @@ const MOST_ATTEMPTS: usize = 8;
 /// Why a turn ended early; it is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum TurnError {
-    /// A read failed.
-    #[error("could not read from the API server: {0}")]
+    /// A read failed, or the write of something else than the status.
+    #[error("a request to the API server failed: {0}")]
     Read(#[from] kube::Error),
     /// The write was refused.
     #[error("could not write the status: {0}")]
