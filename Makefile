@@ -5,7 +5,7 @@ CACHE := $(or $(KONDUCTOR_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/konducto
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim cluster cluster-down kubeconfig image manifests deny clean-cache
+.PHONY: help demo test sim bench cluster cluster-down kubeconfig image manifests deny clean-cache
 
 help: ## this list
 	@echo 'make TARGET, where TARGET is:'
@@ -20,6 +20,9 @@ test: ## every test but `deny`, on a real cluster (ONLY="lints unit": those step
 
 sim: ## thousands of simulated runs in which everything fails (SEEDS=20000: more of them; SEED=17: that one again, BUG=name: with a planted bug)
 	@tests/simulate
+
+bench: ## measure what waiting costs, on a cluster of its own, and write docs/performance.md (QUICK=1: less; ONLY="floor handoff": those sections)
+	@tests/bench/run
 
 cluster: ## start a cluster with konductor and leave it running
 	@tests/demo/install >/dev/null
