@@ -52,10 +52,11 @@ impl Queue {
     }
 
     async fn next(&mut self) -> anyhow::Result<Granted> {
+        let Self { tasks, granted, .. } = self;
         tokio::select! {
-            granted = self.granted.recv() => granted.context("nobody waits"),
+            granted = granted.recv() => granted.context("nobody waits"),
             // A task that ended well has sent its news.
-            Some(Err(error)) = async { self.tasks.join_next().await.map(|ended| ended.context("a session").flatten()) } => Err(error),
+            Some(Err(error)) = async { tasks.join_next().await.map(|ended| ended.context("a session").flatten()) } => Err(error),
         }
     }
 }

@@ -46,9 +46,9 @@ impl Panel {
                 WIDTH - right,
                 left - 5.0,
                 at_y + 4.0,
-                most_y * part,
+                short(most_y * part),
                 HEIGHT - bottom + 16.0,
-                most_x * part,
+                short(most_x * part),
             );
         }
         let line: Vec<String> = self.points.iter().map(|point| format!("{:.1},{:.1}", x(point.0), y(point.1))).collect();
@@ -64,4 +64,9 @@ impl Panel {
 fn round_up(value: f64) -> f64 {
     let power = 10f64.powf(value.max(1e-9).log10().floor());
     [1.0, 2.0, 4.0, 5.0, 8.0, 10.0].into_iter().map(|step| step * power).find(|end| *end >= value).unwrap_or(value)
+}
+
+/// Without what dividing by powers of ten leaves behind.
+fn short(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
 }
