@@ -143,9 +143,17 @@ impl Process {
 
     /// Memory that is its alone, in MiB.
     pub fn private_memory(&self) -> anyhow::Result<f64> {
+        self.memory("Private_")
+    }
+
+    /// What of that it has written: the rest are pages of files that nobody else has open, which the kernel can take back.
+    pub fn written_memory(&self) -> anyhow::Result<f64> {
+        self.memory("Private_Dirty")
+    }
+
+    fn memory(&self, of: &str) -> anyhow::Result<f64> {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.0))?;
-        let kib =
-            text.lines().filter(|line| line.starts_with("Private_")).filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+        let kib = text.lines().filter(|line| line.starts_with(of)).filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
         Ok(kib.sum::<f64>() / 1024.0)
     }
 
