@@ -60,8 +60,9 @@ pub async fn memory(cluster: &Cluster) -> anyhow::Result<Vec<Figure>> {
         .await?;
         // Until it has connected and has nothing more to do.
         sleep(Duration::from_secs(3)).await;
-        figures
-            .push(Figure::new(what, Process::of_container(&id.context("a container has an ID")?)?.private_memory()?, "MiB").demand("<= 2"));
+        let process = Process::of_container(&id.context("a container has an ID")?)?;
+        figures.push(Figure::new(what, process.private_memory()?, "MiB").demand("<= 2"));
+        figures.push(Figure::new(format!("{what}: written"), process.written_memory()?, "MiB"));
     }
     pods.delete_collection(&DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }, &Default::default()).await?;
     stage.close().await?;
