@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::{
     handoff, paper,
-    plot::Panel,
+    plot::{self, Panel},
     report::Figure,
     stage::{Cluster, Process, Stage, until},
 };
@@ -46,8 +46,9 @@ pub async fn measure(cluster: &Cluster) -> anyhow::Result<(Vec<Figure>, String)>
     let unused = grow(cluster, &primitives, async |number| stage.make::<Mutex>(&format!("m-{number}"), json!({})).await.map(drop)).await?;
     let mut figures = lines("waiting Pods", &waiting);
     figures.extend(lines("primitives", &unused));
-    let panels = [panels("waiting Pods", &waiting), panels("primitives", &unused)].concat();
-    Ok((figures, crate::plot::draw(&panels)))
+    let mut charts = panels("waiting Pods", &waiting);
+    charts.extend(panels("primitives", &unused));
+    Ok((figures, plot::draw(&charts)))
 }
 
 async fn gated(stage: &Stage, number: usize) -> anyhow::Result<()> {
