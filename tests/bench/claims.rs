@@ -74,7 +74,6 @@ async fn handoffs(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::R
         }
     }
     drop(seen);
-    claims.delete_collection(&DeleteParams::default(), &Default::default()).await?;
     stage.close().await?;
     let of = |part, name| {
         Figure::new(format!("a Claim is deleted, {waiting} wait: {name}"), times.quantile(part), "ms")

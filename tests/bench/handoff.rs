@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Context;
-use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use konductor::{api::Mutex, coordinator::protocol::Token};
 use serde_json::json;
 use tokio::{sync::mpsc, task::JoinSet};
@@ -88,16 +88,17 @@ async fn pods(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::Resul
     let handoffs = cluster.pick(100, 50);
     let mut spare = paper::pods(&stage, waiting + handoffs + 1, "konductor.io/mutex", |_| "m".to_owned()).await?;
     let mut queue = Queue::new();
+    // All but those that will be the next to come.
+    stream::iter(spare.iter().skip(handoffs)).map(Paper::waits).buffer_unordered(32).try_collect::<Vec<_>>().await?;
+    for pod in spare.split_off(handoffs) {
+        queue.join(pod).await?;
+    }
+    let mut holder = queue.next().await?;
     let mut starts = async |queue: &mut Queue| {
         let pod = spare.pop().context("all Pods are used up")?;
         pod.waits().await?;
         queue.join(pod).await
     };
-    starts(&mut queue).await?;
-    let mut holder = queue.next().await?;
-    for _ in 0..waiting {
-        starts(&mut queue).await?;
-    }
     let before = cluster.writes("mutexes").await?;
     let (mut from_call, mut from_report) = (Times::default(), Times::default());
     for _ in 0..handoffs {

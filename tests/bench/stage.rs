@@ -5,6 +5,7 @@ use std::{fs, time::Duration};
 use anyhow::{Context, bail};
 use http::Request;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use konductor::api::Claim;
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, ListParams, PostParams},
@@ -109,11 +110,13 @@ impl Stage {
         Ok(self.api::<K>().create(&PostParams::default(), &serde_json::from_value(object)?).await?)
     }
 
-    /// Takes everything away, and waits until it is gone, so that it does not disturb what is measured next.
+    /// Takes the Pods and Claims away, so that they do not disturb what is measured next; the rest goes by itself.
     pub async fn close(self) -> anyhow::Result<()> {
-        let namespaces = Api::<Namespace>::all(self.client.clone());
-        namespaces.delete(&self.namespace, &DeleteParams::default()).await?;
-        until("the namespace is gone", async || Ok(namespaces.get_opt(&self.namespace).await?.is_none())).await
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        self.api::<Pod>().delete_collection(&now, &ListParams::default()).await?;
+        self.api::<Claim>().delete_collection(&now, &ListParams::default()).await?;
+        Api::<Namespace>::all(self.client.clone()).delete(&self.namespace, &DeleteParams::default()).await?;
+        Ok(())
     }
 }
 
