@@ -81,17 +81,26 @@ async fn main() -> anyhow::Result<()> {
     let cluster = Cluster::connect(quick).await?;
     let mut report = Report::default();
     let began = Instant::now();
+    let mut failed = false;
     for (round, section) in (1..=rounds)
         .flat_map(|round| ROUNDS.iter().map(move |section| (round, section)))
         .chain(ONCE.iter().map(|section| (rounds, section)))
         .filter(|(_, section)| wanted(section))
     {
         let from = Instant::now();
-        let figures = measure(section, &cluster, &mut report).await.with_context(|| format!("section {section}"))?;
-        report.add(*section, figures);
+        match measure(section, &cluster, &mut report).await {
+            Ok(figures) => report.add(section, figures),
+            Err(error) => {
+                eprintln!("{section} came to nothing: {error:?}");
+                failed = true;
+            }
+        }
         eprintln!("{:>5} s  round {round} of {rounds}: {section} took {:.1} s", began.elapsed().as_secs(), from.elapsed().as_secs_f64());
     }
     println!("{}", report.table());
+    if failed {
+        bail!("some of it came to nothing (see above), so nothing is written");
+    }
     // A part of it is no result.
     if let Some(path) = set("WRITE").filter(|_| only.is_none() && !quick) {
         report.write(path.as_ref(), &cluster, rounds, began.elapsed())?;
