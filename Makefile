@@ -5,7 +5,7 @@ CACHE := $(or $(KONDUCTOR_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/konducto
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim fuzz faults cluster cluster-down kubeconfig image manifests deny clean-cache
+.PHONY: help demo test sim fuzz faults bench cluster cluster-down kubeconfig image manifests deny clean-cache
 
 help: ## this list
 	@echo 'make TARGET, where TARGET is:'
@@ -26,6 +26,9 @@ fuzz: ## hostile input, for long (SECONDS=600: so long for each target; TARGET=r
 
 faults: ## faults on a real cluster of its own, under load, judged by an observer (QUICK=1: a tenth of them, ONLY="leader killed": that one, KEEP=1: leave the cluster)
 	@tests/faults/run
+
+bench: ## measure what waiting costs, on a cluster of its own, and write docs/performance.md (QUICK=1: less; ONLY="floor handoff": those sections)
+	@tests/bench/run
 
 cluster: ## start a cluster with konductor and leave it running
 	@tests/demo/install >/dev/null

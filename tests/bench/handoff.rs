@@ -1,0 +1,149 @@
+//! From the end of a holder to the answer of the next: a Mutex for which one, ten or a thousand Pods wait.
+
+use std::time::Instant;
+
+use anyhow::Context;
+use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
+use konductor::{api::Mutex, coordinator::protocol::Token};
+use serde_json::json;
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::{
+    floor::{self, Floor},
+    numbers::Times,
+    paper::{self, Paper},
+    report::Figure,
+    stage::Cluster,
+};
+
+const BESIDE: &str = "GET + compare-and-swap";
+
+/// A Pod that was just let in.
+struct Granted {
+    at: Instant,
+    pod: Paper,
+    tokens: Vec<Token>,
+}
+
+/// The sessions that wait, each a task.
+struct Queue {
+    tasks: JoinSet<anyhow::Result<()>>,
+    news: mpsc::UnboundedSender<Granted>,
+    granted: mpsc::UnboundedReceiver<Granted>,
+}
+
+impl Queue {
+    fn new() -> Self {
+        let (news, granted) = mpsc::unbounded_channel();
+        Self { tasks: JoinSet::new(), news, granted }
+    }
+
+    /// Opens the session of a Pod; returns when the coordinator has said that it waits, or let it in.
+    async fn join(&mut self, mut pod: Paper) -> anyhow::Result<()> {
+        let mut wait = pod.line.acquire().await?;
+        wait.told().await?;
+        let news = self.news.clone();
+        self.tasks.spawn(async move {
+            let tokens = wait.granted().await?;
+            let _ = news.send(Granted { at: Instant::now(), pod, tokens });
+            Ok(())
+        });
+        Ok(())
+    }
+
+    async fn next(&mut self) -> anyhow::Result<Granted> {
+        let Self { tasks, granted, .. } = self;
+        tokio::select! {
+            granted = granted.recv() => granted.context("nobody waits"),
+            // A task that ended well has sent its news.
+            Some(Err(error)) = async { tasks.join_next().await.map(|ended| ended.context("a session").flatten()) } => Err(error),
+        }
+    }
+}
+
+pub async fn measure(cluster: &Cluster) -> anyhow::Result<Vec<Figure>> {
+    let floor = floor::of_handoffs(cluster).await?;
+    let mut figures = Vec::new();
+    for waiting in [1, 10, 1000] {
+        figures.extend(pods(cluster, &floor, waiting).await?);
+    }
+    for waiting in [1, 10, 1000] {
+        let times = of_commands(cluster, waiting, cluster.pick(200, 50)).await?;
+        figures.extend(self::figures("a command ends", waiting, &times, &floor));
+    }
+    Ok(figures)
+}
+
+fn figures(what: &str, waiting: usize, times: &Times, floor: &Floor) -> [Figure; 2] {
+    let of = |part, name| {
+        Figure::new(format!("{what}, {waiting} wait: {name}"), times.quantile(part), "ms").beside(BESIDE, floor.pod.quantile(part))
+    };
+    [of(0.5, "p50").demand("<= 1.5"), of(0.99, "p99").demand("<= 5")]
+}
+
+/// Ordinary Pods. Its kubelet reports the end, and its sidecar makes the release call.
+async fn pods(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::Result<Vec<Figure>> {
+    let stage = cluster.stage("handoff").await?;
+    stage.make::<Mutex>("m", json!({})).await?;
+    let handoffs = cluster.pick(100, 50);
+    let mut spare = paper::pods(&stage, waiting + handoffs + 1, "konductor.io/mutex", |_| "m".to_owned()).await?;
+    let mut queue = Queue::new();
+    // All but those that will be the next to come.
+    stream::iter(spare.iter().skip(handoffs)).map(Paper::waits).buffer_unordered(32).try_collect::<Vec<_>>().await?;
+    for pod in spare.split_off(handoffs) {
+        queue.join(pod).await?;
+    }
+    let mut holder = queue.next().await?;
+    let mut starts = async |queue: &mut Queue| {
+        let pod = spare.pop().context("all Pods are used up")?;
+        pod.waits().await?;
+        queue.join(pod).await
+    };
+    let before = cluster.writes("mutexes").await?;
+    let (mut from_call, mut from_report) = (Times::default(), Times::default());
+    for _ in 0..handoffs {
+        holder.pod.runs().await?;
+        let reports = Instant::now();
+        holder.pod.ends().await?;
+        let calls = Instant::now();
+        let (called, next) = tokio::join!(holder.pod.line.release(), queue.next());
+        called?;
+        holder = next?;
+        from_call.push(holder.at.saturating_duration_since(calls));
+        from_report.push(holder.at - reports);
+        starts(&mut queue).await?;
+    }
+    let writes = (cluster.writes("mutexes").await? - before) / handoffs as f64;
+    drop(queue);
+    stage.close().await?;
+    let mut figures: Vec<Figure> = figures("a Pod ends", waiting, &from_call, floor).into();
+    figures.push(Figure::new(format!("its report, {waiting} wait: p50"), from_report.quantile(0.5), "ms"));
+    figures.push(Figure::new(format!("etcd writes a cycle, {waiting} wait"), writes, "").demand("<= 2"));
+    Ok(figures)
+}
+
+/// Pods with a wrapped command, which runs again and again.
+pub async fn of_commands(cluster: &Cluster, waiting: usize, handoffs: usize) -> anyhow::Result<Times> {
+    let stage = cluster.stage("wrapped").await?;
+    stage.make::<Mutex>("m", json!({})).await?;
+    let pods = paper::pods(&stage, waiting + 1, "konductor.io/mutex", |_| "m;strategy=wrap".to_owned()).await?;
+    try_join_all(pods.iter().map(Paper::runs)).await?;
+    let mut queue = Queue::new();
+    for pod in pods {
+        queue.join(pod).await?;
+    }
+    let mut holder = queue.next().await?;
+    let mut times = Times::default();
+    for _ in 0..handoffs {
+        let began = Instant::now();
+        let tokens = std::mem::take(&mut holder.tokens);
+        let (called, next) = tokio::join!(holder.pod.line.ended(tokens), queue.next());
+        called?;
+        let next = next?;
+        times.push(next.at - began);
+        queue.join(std::mem::replace(&mut holder, next).pod).await?;
+    }
+    drop(queue);
+    stage.close().await?;
+    Ok(times)
+}

@@ -1,0 +1,41 @@
+//! What people use where there is no konductor, measured by the Go program in peers/.
+
+use std::env;
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+use tokio::process::Command;
+
+use crate::{report::Figure, stage::Cluster};
+
+#[derive(Deserialize)]
+struct Measured {
+    what: String,
+    waiting: usize,
+    p50: f64,
+    p99: f64,
+    requests: f64,
+}
+
+pub async fn measure(cluster: &Cluster) -> anyhow::Result<Vec<Figure>> {
+    let stage = cluster.stage("peers").await?;
+    let program = env::var("BENCH_PEERS").context("BENCH_PEERS names the program of tests/bench/peers")?;
+    let mut command = Command::new(program);
+    command.args(["-namespace", &stage.namespace]);
+    if cluster.quick {
+        command.arg("-quick");
+    }
+    let output = command.output().await?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    stage.close().await?;
+    let mut figures = Vec::new();
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let Measured { what, waiting, p50, p99, requests } = serde_json::from_str(line)?;
+        figures.push(Figure::new(format!("{what}, {waiting} wait: p50"), p50, "ms"));
+        figures.push(Figure::new(format!("{what}, {waiting} wait: p99"), p99, "ms"));
+        if requests > 0.0 {
+            figures.push(Figure::new(format!("{what}, {waiting} wait: requests a handoff"), requests, ""));
+        }
+    }
+    Ok(figures)
+}

@@ -1,0 +1,68 @@
+// The usual loop of tools that coordinate Jobs: whoever creates the ConfigMap has the lock, and deletes it in the end; all others try again after 1 to 5 s.
+package main
+
+import (
+	"context"
+	"math/rand/v2"
+	"os"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	typedv1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+const lockName = "bench-lock"
+
+type pollingHolder struct {
+	configMaps typedv1.ConfigMapInterface
+	requests   *atomic.Int64
+}
+
+func (h pollingHolder) hold(waiting context.Context) error {
+	lock := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: lockName}}
+	for {
+		h.requests.Add(1)
+		_, err := h.configMaps.Create(context.Background(), lock, metav1.CreateOptions{})
+		if !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+		select {
+		case <-time.After(time.Second + rand.N(4*time.Second)):
+		case <-waiting.Done():
+			return waiting.Err()
+		}
+	}
+}
+
+func (h pollingHolder) release() error {
+	h.requests.Add(1)
+	return h.configMaps.Delete(context.Background(), lockName, metav1.DeleteOptions{})
+}
+
+func pollingLoop(namespace string, waiting, handoffs int) ([]time.Duration, float64, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
+	if err != nil {
+		return nil, 0, err
+	}
+	config.QPS = -1 // the client's own limit is not what is measured
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, 0, err
+	}
+	configMaps := client.CoreV1().ConfigMaps(namespace)
+	var requests atomic.Int64
+	var holders []holder
+	for range waiting + 1 {
+		holders = append(holders, pollingHolder{configMaps, &requests})
+	}
+	times, err := measure(holders, handoffs)
+	if err != nil {
+		return nil, 0, err
+	}
+	return times, float64(requests.Load()) / float64(handoffs), nil
+}
