@@ -84,7 +84,8 @@ fn limits(state: &State, object: &Object, holder: &Holder, at: At, gathered: &mu
         }
         HolderKind::Job => {
             let job = state.jobs.get(uid).and_then(|job| job.plan.as_ref());
-            (job, state.pods.values().any(|pod| pod.started && pod.job.as_ref().is_some_and(|job| job.uid == *uid)))
+            let mut pods = state.pods_of.get(&object.key()).into_iter().flatten().filter_map(|uid| state.pods.get(uid));
+            (job, pods.any(|pod| pod.started && pod.job.as_ref().is_some_and(|job| job.uid == *uid)))
         }
         HolderKind::Claim => return,
     };

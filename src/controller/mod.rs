@@ -8,6 +8,7 @@
 //!
 //! Synchronous parts: [`object`], `facts`, [`world`], `gather`. Parts that need the API server: `sources`, `look`, `store`, `turn`, `events`, [`leader`].
 
+mod alarms;
 mod ask;
 mod claims;
 pub mod clock;

@@ -2,7 +2,7 @@
 //! and sessions put facts in, turns read them. The picture may propose; only what is read live, or written, disposes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,6 +10,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    alarms::Alarms,
     claims::{ClaimFacts, Renewed},
     facts::{JobFacts, Outage, PodFacts},
     object::{Key, Object},
@@ -90,7 +91,7 @@ pub struct State {
     /// Primitives that need a turn.
     pub dirty: BTreeSet<Key>,
     /// When primitives need a turn again even if nothing happens.
-    pub alarms: BTreeMap<Key, Instant>,
+    pub alarms: Alarms,
     /// When the status of a primitive was last written by us, and since when nobody has held it.
     pub quiet: HashMap<Key, Quiet>,
 }
@@ -361,17 +362,13 @@ impl State {
 
     /// A turn is wanted at this time even if nothing happens before.
     pub fn alarm(&mut self, key: &Key, at: Instant) {
-        self.alarms.entry(key.clone()).and_modify(|earlier| *earlier = (*earlier).min(at)).or_insert(at);
+        self.alarms.set(key, at);
     }
 
     /// Moves the primitives whose time has come to those that need a turn; says when the next one's comes.
     pub fn ring(&mut self, now: Instant) -> Option<Instant> {
-        let due: Vec<Key> = self.alarms.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
-        for key in due {
-            self.alarms.remove(&key);
-            self.dirty.insert(key);
-        }
-        self.alarms.values().min().copied()
+        self.dirty.extend(self.alarms.due(now));
+        self.alarms.next()
     }
 }
 

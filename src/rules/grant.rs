@@ -133,6 +133,8 @@ struct Room {
     blocked: bool,
     /// There is room for all, and so no line.
     members: bool,
+    /// The place of each holder in the decision, by UID: many who hold and many who wait do not make a search of each.
+    places: HashMap<String, usize>,
 }
 
 impl Room {
@@ -145,12 +147,18 @@ impl Room {
             free += turn.decision.released.iter().map(|release| held(&release.holder)).sum::<i64>();
         }
         let entries = turn.decision.holders.iter().map(|holder| 1 + holder.pods.len()).sum();
-        Self { free, entries, blocked: false, members }
+        let places = turn.decision.holders.iter().enumerate().map(|(place, holder)| (holder.uid.clone(), place)).collect();
+        Self { free, entries, blocked: false, members, places }
+    }
+
+    /// The hold that a request would be part of.
+    fn holder<'a>(&self, turn: &'a Turn<'_>, request: &Request) -> Option<&'a Holder> {
+        turn.decision.holders.get(*self.places.get(&request.who.uid)?)
     }
 
     fn consider(&mut self, turn: &mut Turn<'_>, request: &Request) {
         let asker = request.asker();
-        let holder = turn.decision.holders.iter().find(|holder| holder.uid == request.who.uid);
+        let holder = self.holder(turn, request);
         // One that holds has waited and has been let in: its next Pod is late for nothing, and asks nobody's leave.
         let inside = holder.is_some();
         if holder.is_some_and(|holder| holder.mode == Some(Mode::Read) && request.mode == Some(Mode::Write)) {
@@ -197,7 +205,7 @@ impl Room {
         if request.presence == Presence::Away {
             return Some(Why::Away);
         }
-        if let Some(job) = turn.decision.holders.iter().find(|holder| holder.uid == request.who.uid) {
+        if let Some(job) = self.holder(turn, request) {
             // Its Job holds: it takes no permits, so it passes those that wait for some.
             let alone = job.pods.is_empty() || request.shared || self.members || planted::bug("predecessor-ignored");
             return match request.presence {
@@ -235,7 +243,8 @@ impl Room {
         turn.decision.changed = true;
         let admitted = request.pod.iter().map(|pod| Admitted { uid: pod.uid.clone(), name: pod.name.clone(), token });
         self.entries += admitted.len();
-        if let Some(job) = turn.decision.holders.iter_mut().find(|holder| holder.uid == request.who.uid) {
+        let place = self.places.get(&request.who.uid);
+        if let Some(job) = place.and_then(|place| turn.decision.holders.get_mut(*place)) {
             job.pods.extend(admitted);
         } else {
             self.free -= weight(request.mode, request.permits);
@@ -243,6 +252,7 @@ impl Room {
             let Who { kind, namespace, name, uid } = request.who.clone();
             let (permits, mode, pods, since) = (request.permits, request.mode, admitted.collect(), Time(turn.now));
             let holder = Holder { uid, kind, namespace, name, token, permits, mode, since, pods, renewals: 0, expires_at: None };
+            self.places.insert(holder.uid.clone(), turn.decision.holders.len());
             turn.decision.holders.push(holder);
         }
         granted(turn, request, token, true);
