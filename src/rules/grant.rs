@@ -144,7 +144,7 @@ impl Room {
         let capacity = if members { i64::MAX } else { i64::from(turn.primitive.capacity) };
         let mut free = capacity.saturating_sub(turn.decision.holders.iter().map(held).sum());
         if planted::bug("released-twice") {
-            free += turn.decision.released.iter().map(|release| held(&release.holder)).sum::<i64>();
+            free = free.saturating_add(turn.decision.released.iter().map(|release| held(&release.holder)).sum());
         }
         let entries = turn.decision.holders.iter().map(|holder| 1 + holder.pods.len()).sum();
         let places = turn.decision.holders.iter().enumerate().map(|(place, holder)| (holder.uid.clone(), place)).collect();
