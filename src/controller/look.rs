@@ -87,10 +87,10 @@ impl Eye {
                 Ok(proven)
             }
             Suspect::Job { holder, lost_nodes, key } => self.prove_job_over(holder, lost_nodes, key, nodes).await,
-            Suspect::Claim { holder, unrenewed } => {
+            Suspect::Claim { holder, .. } => {
                 let Holder { namespace, name, uid, .. } = holder.clone();
                 let live = self.claim(&Who { kind: HolderKind::Claim, namespace, name, uid }).await?;
-                Ok(claims::prove(holder, live.as_ref(), *unrenewed))
+                Ok(claims::prove(holder, live.as_ref()))
             }
         }
     }

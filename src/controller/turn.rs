@@ -64,7 +64,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
             // What is looked for brings the next turn about.
             return Ok(());
         }
-        prove(context, &mut gathered).await?;
+        prove(context, key, &mut gathered, now).await?;
         claims::look(context, key, &mut gathered).await?;
         let mut decision = rules::decide(&object.primitive(), &gathered.facts, now);
         refuse_arrivals(&mut decision, &gathered);
@@ -179,8 +179,13 @@ async fn gather(context: &Context, key: &Key, object: Option<&Object>, time: Tim
 }
 
 /// Adds the evidence of live looks at whatever is suspect.
-async fn prove(context: &Context, gathered: &mut Gathered) -> Result<(), TurnError> {
+async fn prove(context: &Context, key: &Key, gathered: &mut Gathered, now: Timestamp) -> Result<(), TurnError> {
     for suspect in &gathered.suspects {
+        if let Suspect::Claim { holder, unrenewed: Some(renewals) } = suspect {
+            claims::expire(context, key, holder, *renewals, now).await?;
+            // It has been answered; if it was not, the next turn does it.
+            gathered.claims.retain(|claim| claim.uid() != holder.uid);
+        }
         let mut nodes = Vec::new();
         let proven = context.eye.prove(suspect, &mut nodes).await?;
         if proven.is_empty() {

@@ -56,8 +56,14 @@ impl Core {
         if claim.is_none_or(|claim| deleting(claim) || is_over(claim) || other(claim) || claim["spec"]["succeeded"].is_boolean()) {
             return;
         }
+        self.judge_expiry(writer, key, &claimant, ttl);
+    }
+
+    /// A hold was not renewed: whoever ends it has seen so for the whole `ttl`.
+    fn judge_expiry(&mut self, writer: Writer, key: &Key, claimant: &Claimant, ttl: Duration) {
         self.stats.expiries += 1;
         self.last_event = Instant::now();
+        let uid = &claimant.uid;
         let ttl = claimant.spec.ttl.map_or(ttl, |ttl| ttl.as_std());
         let Writer::Process { process, sent } = writer else { return };
         if let Some(led) = self.processes[process].led.filter(|led| *led <= sent && sent - *led < ttl) {
@@ -75,7 +81,7 @@ impl Core {
     }
 
     /// A Claim was written by konductor.
-    pub fn judge_answer(&mut self, before: Option<&Value>, after: Option<&Value>) {
+    pub fn judge_answer(&mut self, writer: Writer, before: Option<&Value>, after: Option<&Value>) {
         let Some((before, after)) = before.zip(after).filter(|(before, after)| phase(before) != phase(after)) else { return };
         let uid = text(&after["metadata"]["uid"]);
         let Some(claimant) = self.truth.claimants.get(&uid).cloned() else { return };
@@ -104,6 +110,15 @@ impl Core {
                 if !done {
                     self.violation("7 (claims)", format!("{uid} was told that it is done: {:?} of {key}", claimant.spec.operation));
                 }
+            }
+            // It is told before anything is taken from it. One that does not hold any more was judged when it was taken.
+            "Expired" => {
+                let object = self.primitive(key).filter(|object| object.holders().iter().any(|holder| holder.uid == uid));
+                let Some(ttl) = object.map(|object| object.ttl()) else { return };
+                if claimant.relies(self.server_time()) {
+                    self.violation("3 (claims)", format!("{uid} was told that {key} is taken from it, and may still rely on it"));
+                }
+                self.judge_expiry(writer, key, &claimant, ttl);
             }
             "Denied" => self.judge_denied(&claimant, &person, before, after),
             _ => {}

@@ -285,7 +285,7 @@ impl Core {
                 self.judge_deed(place.0, before, after);
             }
             if place.0 == What::Claims {
-                self.judge_answer(before, after);
+                self.judge_answer(writer, before, after);
             }
         }
         self.truth.seen_by_api(place, before, after);

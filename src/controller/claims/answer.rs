@@ -143,12 +143,17 @@ impl<'a> Answers<'a> {
     fn ended(&self, release: &Release) -> Answer {
         let name = self.key.seen_from(&self.key.namespace);
         match (release.lost, release.outcome) {
-            (true, _) => Answer::Expired(format!("{name} was taken from it: it was not renewed for longer than its ttl")),
+            (true, _) => Answer::Expired(expired(self.key)),
             (false, Some(true)) => Answer::Released(format!("has executed {name}")),
             (false, Some(false)) => Answer::Released(format!("failed to execute {name}: the turn passes to the next")),
             (false, None) => Answer::Released(format!("{name} was given back")),
         }
     }
+}
+
+/// What a Claim is told whose time has passed.
+pub fn expired(key: &Key) -> String {
+    format!("{} was taken from it: it was not renewed for longer than its ttl", key.seen_from(&key.namespace))
 }
 
 /// The status with this answer.

@@ -80,15 +80,9 @@ pub fn examine(state: &mut State, object: &Object, holder: &Holder, at: At, gath
     }
 }
 
-/// What a Claim that holds proves by a live look; nothing, if it still holds. `unrenewed` is the number of renewals at which its time has passed.
-pub fn prove(holder: &Holder, live: Option<&ClaimFacts>, unrenewed: Option<i64>) -> Vec<Evidence> {
-    let how = match live {
-        None => Some(ClaimEnd::Gone),
-        Some(claim) => {
-            let expired = unrenewed == Some(claim.claim.spec.renewals);
-            claim.end_of(holder.token).or(expired.then_some(ClaimEnd::Expired))
-        }
-    };
+/// What a Claim that holds proves by a live look; nothing, if it still holds.
+pub fn prove(holder: &Holder, live: Option<&ClaimFacts>) -> Vec<Evidence> {
+    let how = live.map_or(Some(ClaimEnd::Gone), |claim| claim.end_of(holder.token));
     let Some(how) = how else { return Vec::new() };
     let uid = holder.uid.clone();
     let succeeded = live.and_then(|claim| claim.claim.spec.succeeded);

@@ -14,11 +14,11 @@ use tracing::info;
 
 use super::{
     ClaimFacts,
-    answer::{Answer, Answers, ends, status},
+    answer::{Answer, Answers, ends, expired, status},
     look::AT_ONCE,
 };
 use crate::{
-    api::{Claim, denied},
+    api::{Claim, Holder, HolderKind, denied},
     controller::{
         Context, ask,
         events::Note,
@@ -31,7 +31,7 @@ use crate::{
     },
     plan::Kind,
     planted,
-    rules::Decision,
+    rules::{Decision, Who},
 };
 
 /// What a Claim waits for is written when it begins to wait, and then at most this often.
@@ -41,6 +41,17 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 fn new<'a>(decision: &Decision, gathered: &'a Gathered) -> HashMap<&'a str, &'a ClaimFacts> {
     let granted: HashSet<&str> = decision.granted.iter().filter(|grant| grant.new).map(|grant| grant.asker.as_str()).collect();
     gathered.claims.iter().map(|claim| (claim.uid(), claim.as_ref())).filter(|(uid, _)| granted.contains(uid)).collect()
+}
+
+/// Writes on a Claim that its time has passed, before anything is taken from it: one that is renewed at the same moment is either told so by the answer, or
+/// keeps what it holds. Whatever else a live look shows is left to the proof.
+pub async fn expire(context: &Context, key: &Key, holder: &Holder, unrenewed: i64, now: Timestamp) -> Result<(), TurnError> {
+    let Holder { namespace, name, uid, .. } = holder.clone();
+    let live = context.eye.claim(&Who { kind: HolderKind::Claim, namespace, name, uid }).await?;
+    match live.filter(|claim| claim.claim.spec.renewals == unrenewed && claim.end_of(holder.token).is_none()) {
+        Some(claim) => write(context, key, &claim, &Answer::Expired(expired(key)), now).await,
+        None => Ok(()),
+    }
 }
 
 /// Adds to new holds of Claims when they end unless they are renewed.

@@ -200,28 +200,24 @@ fn a_hold_is_taken_for_what_a_live_look_shows_and_nothing_else() {
             json!({ "uid": "uid-a", "kind": "Claim", "namespace": "ns", "name": "a", "token": token, "since": "2026-01-01T00:00:00Z" });
         serde_json::from_value(holder).unwrap()
     };
-    let how = |live: Option<&ClaimFacts>, unrenewed| match prove(&holder(7), live, unrenewed).first() {
+    let how = |live: Option<&ClaimFacts>| match prove(&holder(7), live).first() {
         Some(Evidence::ClaimOver { how, .. }) => Some(*how),
         _ => None,
     };
     let granted = |spec| claim("a", 3, spec, json!({ "phase": "Granted", "token": 7 }));
-    assert_eq!(how(None, None), Some(ClaimEnd::Gone));
-    assert_eq!(how(Some(&granted(json!({ "renewals": 4 }))), None), None);
-    assert_eq!(how(Some(&granted(json!({ "renewals": 4 }))), Some(3)), None, "renewed before we looked");
-    assert_eq!(how(Some(&granted(json!({ "renewals": 4 }))), Some(4)), Some(ClaimEnd::Expired));
-    assert_eq!(how(Some(&waiting("a")), None), None, "granted, but not told yet");
-    assert_eq!(
-        how(Some(&claim("a", 3, json!({}), json!({ "phase": "Granted", "token": 6 }))), None),
-        Some(ClaimEnd::Released),
-        "another hold"
-    );
-    assert_eq!(how(Some(&claim("a", 3, json!({}), json!({ "phase": "Denied" }))), None), Some(ClaimEnd::Released));
+    assert_eq!(how(None), Some(ClaimEnd::Gone));
+    assert_eq!(how(Some(&granted(json!({ "renewals": 4 })))), None, "however long ago");
+    let expired = claim("a", 3, json!({}), json!({ "phase": "Expired", "token": 7 }));
+    assert_eq!(how(Some(&expired)), Some(ClaimEnd::Expired), "told before it is taken");
+    assert_eq!(how(Some(&waiting("a"))), None, "granted, but not told yet");
+    assert_eq!(how(Some(&claim("a", 3, json!({}), json!({ "phase": "Granted", "token": 6 })))), Some(ClaimEnd::Released), "another hold");
+    assert_eq!(how(Some(&claim("a", 3, json!({}), json!({ "phase": "Denied" })))), Some(ClaimEnd::Released));
     let mut deleting = granted(json!({}));
     deleting.claim.metadata.deletion_timestamp = deleting.claim.metadata.creation_timestamp.clone();
-    assert_eq!(how(Some(&deleting), Some(0)), Some(ClaimEnd::Released));
+    assert_eq!(how(Some(&deleting)), Some(ClaimEnd::Released));
     let said = claim("a", 3, json!({ "kind": "Once", "succeeded": true }), json!({ "phase": "Granted", "token": 7 }));
     let outcome = Evidence::Outcome { uid: "uid-a".into(), succeeded: Some(true) };
-    assert_eq!(prove(&holder(7), Some(&said), None), [Evidence::ClaimOver { uid: "uid-a".into(), how: ClaimEnd::Released }, outcome]);
+    assert_eq!(prove(&holder(7), Some(&said)), [Evidence::ClaimOver { uid: "uid-a".into(), how: ClaimEnd::Released }, outcome]);
 }
 
 #[tokio::test(start_paused = true)]
