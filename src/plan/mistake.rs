@@ -31,7 +31,7 @@ pub struct Mistakes {
 
 impl Mistake {
     pub(super) fn new(annotation: &str, text: &str, problem: impl Into<String>) -> Self {
-        Self { annotation: shortened(annotation), text: shortened(text), problem: problem.into(), nearest: None }
+        Self { annotation: shortened(annotation), text: shortened(text), problem: on_one_line(&problem.into()), nearest: None }
     }
 
     pub(super) fn near(mut self, nearest: Option<impl Into<String>>) -> Self {
@@ -42,11 +42,13 @@ impl Mistake {
 
 /// The text without line breaks and other control characters, so that a message stays one line, and not longer than people read.
 pub fn shortened(text: &str) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
-    if text.chars().nth(SHOWN).is_none() {
-        return text.chars().map(clean).collect();
-    }
-    text.chars().take(SHOWN).map(clean).chain("...".chars()).collect()
+    let shown: String = text.chars().take(SHOWN).collect();
+    if shown.len() == text.len() { on_one_line(text) } else { on_one_line(&shown) + "..." }
+}
+
+/// Names stand in messages as they were written.
+fn on_one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 impl fmt::Display for Mistake {

@@ -38,7 +38,7 @@ async fn handoffs(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::R
     let make = async |number: usize| {
         stage.make::<Claim>(&format!("c-{number}"), json!({ "kind": "Mutex", "name": "m", "operation": "Acquire", "ttl": "1h" })).await
     };
-    stream::iter(0..=waiting).map(|number| make(number)).buffer_unordered(16).try_collect::<Vec<_>>().await?;
+    stream::iter(0..=waiting).map(&make).buffer_unordered(16).try_collect::<Vec<_>>().await?;
     // Until one holds and all others were told that they wait.
     let (mut holder, mut told) = (None, HashSet::new());
     while holder.is_none() || told.len() <= waiting {

@@ -259,10 +259,10 @@ async fn slow_clients_make_nobody_else_wait() {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     rustix::process::setrlimit(rustix::process::Resource::Nofile, rustix::process::Rlimit { current: most.maximum, ..most }).unwrap();
     scene.create_mutex("theirs");
-    let pods = Api::<Pod>::namespaced(scene.client.clone(), SYSTEM).list(&ListParams::default().labels("app.kubernetes.io/name=konductor"));
-    let health =
-        pods.await.unwrap().items.into_iter().filter_map(|pod| pod.status?.pod_ip).map(|ip| SocketAddr::new(ip.parse().unwrap(), 8080));
-    let health: Vec<SocketAddr> = health.collect();
+    let ours = ListParams::default().labels("app.kubernetes.io/name=konductor");
+    let pods = Api::<Pod>::namespaced(scene.client.clone(), SYSTEM).list(&ours).await.unwrap();
+    let addresses = pods.items.into_iter().filter_map(|pod| pod.status?.pod_ip);
+    let health: Vec<SocketAddr> = addresses.map(|ip| SocketAddr::new(ip.parse().unwrap(), 8080)).collect();
     assert!(!health.is_empty());
     let (webhook, coordinator) = (address(&scene, SERVICES[0]).await, address(&scene, SERVICES[1]).await);
     // Two replicas share the webhook's: more than both have room for.

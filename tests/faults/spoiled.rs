@@ -199,7 +199,8 @@ fn change(lines: &mut [Line], key: &str, mut so: impl FnMut(&mut Value) -> bool)
 /// Changes all of them.
 fn change_all(lines: &mut [Line], key: &str, so: impl Fn(&mut Value) -> bool) -> bool {
     let values = revisions(lines).filter(|seen| seen.key.starts_with(key)).filter_map(|seen| seen.value.as_mut());
-    values.filter(|value| !value["status"].is_null()).fold(false, |changed, value| so(&mut value["status"]) || changed)
+    let changed: Vec<bool> = values.filter(|value| !value["status"].is_null()).map(|value| so(&mut value["status"])).collect();
+    changed.contains(&true)
 }
 
 /// Changes the first run under a Mutex.

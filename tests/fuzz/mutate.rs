@@ -153,7 +153,7 @@ fn change(value: &mut Value, cases: &[Value], tape: &mut Tape<'_>) {
             *value = somewhere(&mut other, tape).take();
         }
         (6, _) if tape.rarely(3) => {
-            for _ in 0..1 + tape.byte() {
+            for _ in 0..=tape.byte() {
                 *value = json!([value.take()]);
             }
         }

@@ -16,8 +16,6 @@ mod agent;
 mod api;
 mod cast;
 mod chance;
-mod claimed;
-mod claims;
 mod cluster;
 mod core;
 mod debts;

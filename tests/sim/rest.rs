@@ -4,7 +4,6 @@ use konductor::{api::HolderKind, controller::object::Object, plan::Kind};
 
 use crate::{
     cast,
-    claims::{Stage, settled},
     core::Core,
     judge::{pods_of, summary},
     pod::Pod,
@@ -21,8 +20,7 @@ impl Core {
             let key = object.key();
             for holder in object.holders() {
                 let live = match holder.kind {
-                    HolderKind::Claim => !self.claim_has_ended(&holder.uid),
-                    HolderKind::Pod => self.truth.pods.get(&holder.uid).is_some_and(|pod| !pod.over()),
+                    HolderKind::Pod | HolderKind::Claim => self.truth.pods.get(&holder.uid).is_some_and(|pod| !pod.over()),
                     HolderKind::Job => {
                         self.job_runs(&holder.uid)
                             || self.job_waits(&holder.uid)
@@ -37,7 +35,6 @@ impl Core {
         }
         self.judge_lines();
         self.judge_latches();
-        self.judge_claims();
         self.judge_debts();
         let strays: Vec<String> = self
             .truth
@@ -59,13 +56,7 @@ impl Core {
         let pods = self.truth.pods.values().filter(|pod| !pod.over() && !left_behind(pod)).map(|pod| pod.uid.clone());
         let jobs =
             self.all(What::Jobs).filter_map(|job| job["metadata"]["uid"].as_str()).filter(|uid| self.job_goes_on(uid)).map(str::to_owned);
-        // A Claim whose owner has died still holds until it expires.
-        let claims = self.truth.claimants.values().filter(|one| match one.stage {
-            Stage::Over => false,
-            Stage::Dead => self.all(What::Claims).any(|claim| claim["metadata"]["uid"] == one.uid.as_str() && !settled(claim)),
-            _ => true,
-        });
-        pods.chain(jobs).chain(claims.map(|one| one.uid.clone())).collect()
+        pods.chain(jobs).collect()
     }
 
     /// When all have ended: nobody holds, and nothing keeps the primitives from being deleted.
