@@ -11,7 +11,6 @@ mod claims;
 mod docs;
 mod ends;
 mod examples;
-mod hostile;
 mod https;
 mod identity;
 mod jobs;

@@ -50,8 +50,8 @@ make_image() { # make_image NAME:TAG OUT.tar [options] ENTRY...: see usage() of 
   mv "$work/config.json" "$work/image/$config.json"
   printf '[{"Config":"%s.json","RepoTags":[%s],"Layers":["layer.tar"]}]' "$config" "$(json "$name")" >"$work/image/manifest.json"
   chmod 644 "$work/image"/*
-  "${tar[@]}" --directory "$work/image" --file "$out.new" manifest.json "$config.json" layer.tar
-  mv "$out.new" "$out"
+  "${tar[@]}" --directory "$work/image" --file "$out.$$" manifest.json "$config.json" layer.tar
+  mv "$out.$$" "$out"
   rm -rf "$work"; BUILDING=
 }
 
@@ -80,8 +80,8 @@ image_keep() { # image_keep TAR: prints the name of the kept copy
   tag=$(tar --extract --to-stdout --file "$1" manifest.json 2>/dev/null | grep -oE '"RepoTags" *: *\[ *"[^"]+' | head -1 | grep -oE '[^"]+$') ||
     tag=$(sha256sum <"$1" | cut -c1-16)
   file=$(image_file "$tag")
-  cp "$1" "$IMAGES/$file.new"
-  mv "$IMAGES/$file.new" "$IMAGES/$file"
+  cp "$1" "$IMAGES/$file.$$"
+  mv "$IMAGES/$file.$$" "$IMAGES/$file"
   echo "$file"
 }
 
