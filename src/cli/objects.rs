@@ -1,13 +1,17 @@
 //! Primitives as objects, whatever their kind: create, delete, list, status. What is shown are the columns that the kinds' definitions have for kubectl.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceColumnDefinition, CustomResourceDefinition};
 use kube::{
     Api,
     api::{DeleteParams, DynamicObject, ListParams, PostParams},
     core::{ApiResource, GroupVersionKind},
+    runtime::wait::{await_condition, conditions::is_deleted},
 };
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::{
     output::{Code, Failure, table},
@@ -17,6 +21,9 @@ use crate::{
     api::{self, ClaimKind, names},
     client::{Error, word},
 };
+
+/// How long `delete` waits for what nobody holds: konductor needs a moment, unless it does not run.
+const UNTIL_GONE: Duration = Duration::from_secs(30);
 
 /// A kind, as the API server knows it.
 pub struct Definition {
@@ -71,18 +78,29 @@ pub async fn create(session: &Session, kind: ClaimKind, name: &str, spec: Value)
     session.format.print(&format!("{}/{name} is created in namespace {}", word(kind), session.namespace), &made)
 }
 
-/// Deletes a primitive.
+/// Deletes a primitive, and waits until it is gone if nobody holds it.
 ///
 /// # Errors
 /// If there is none.
 pub async fn delete(session: &Session, kind: ClaimKind, name: &str) -> Result<(), Failure> {
     let doing = format!("deleting {}/{name}", word(kind));
-    let deleted = definition(kind)?.api(session).delete(name, &DeleteParams::default()).await.map_err(|error| Error::of(&error, &doing))?;
-    // One that was held a moment ago still has to lose its finalizer.
-    let holders = deleted.left().and_then(|object| object.data.pointer("/status/holders").and_then(Value::as_array).map(Vec::len));
+    let api = definition(kind)?.api(session);
+    let deleted = api.delete(name, &DeleteParams::default()).await.map_err(|error| Error::of(&error, &doing))?;
+    // What has been held has a finalizer, which konductor takes off when nobody holds it.
+    let left = deleted.left();
+    let holders = left.as_ref().and_then(|object| object.data.pointer("/status/holders").and_then(Value::as_array).map(Vec::len));
     let held = holders.is_some_and(|count| count > 0);
-    let how = if held { "is being deleted: it goes when its last holder has ended" } else { "is deleted" };
-    let value = json!({ "kind": kind, "namespace": session.namespace, "name": name, "held": held });
+    let gone = match left.and_then(|object| object.metadata.uid) {
+        Some(_) if held => false,
+        Some(uid) => matches!(timeout(UNTIL_GONE, await_condition(api, name, is_deleted(&uid))).await, Ok(Ok(_))),
+        None => true,
+    };
+    let how = match (gone, held) {
+        (true, _) => "is deleted",
+        (false, true) => "is being deleted: it goes when its last holder has ended",
+        (false, false) => "is being deleted: it goes when konductor has seen that nobody holds it; if it stays, see `koncli check`",
+    };
+    let value = json!({ "kind": kind, "namespace": session.namespace, "name": name, "held": held, "gone": gone });
     session.format.print(&format!("{}/{name} {how}", word(kind)), &value)
 }
 
