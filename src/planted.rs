@@ -20,7 +20,7 @@ pub fn bug(name: &str) -> bool {
 
 /// All of them.
 #[cfg(feature = "planted-bugs")]
-pub const ALL: [&str; 30] = [
+pub const ALL: [&str; 37] = [
     "status-without-version",
     "blind-retry-after-conflict",
     "granted-before-written",
@@ -51,6 +51,13 @@ pub const ALL: [&str; 30] = [
     "gate-forgets-what-is-gone",
     "gate-lifted-before-it-holds",
     "resumed-before-it-holds",
+    "claim-expires-by-remote-time",
+    "claim-expires-unseen",
+    "claim-expires-untold",
+    "claim-let-in-again",
+    "claim-vanishes-unrecorded",
+    "step-applied-again",
+    "holder-arrives-twice",
 ];
 
 /// A status write that the last writer wins.

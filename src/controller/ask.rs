@@ -57,19 +57,12 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
         None if cut_off => Presence::Away,
         None => without_session(state, pod, at.now, gathered),
     };
-    let waits_from = pod.job.as_ref().and_then(|owner| state.jobs.get(&owner.uid)).map_or(pod.created, |job| waits_from(job, &plan));
+    let waits_from = pod_waits_from(state, pod);
     let found = {
         let state = &*state;
         let gone_through = |key: &Key, item: &Item| match &session {
             Some(confirmed) => confirmed.contains_key(key),
-            None => {
-                let object = state.objects.get(key);
-                match item.role {
-                    Role::Arrive { .. } => object.is_some_and(|object| arrived(object, pod.job.as_ref().map_or(pod.uid(), |job| &job.uid))),
-                    Role::Wait { .. } => passed(object, item, waits_from, at.time),
-                    _ => object.is_some_and(|object| token_of(object, pod).is_some()),
-                }
-            }
+            None => pod_is_past(state.objects.get(key), item, pod, waits_from, at.time),
         };
         next_step(state, pod.steps(), &pod.who.namespace, gone_through)
     };
@@ -114,7 +107,13 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
     true
 }
 
-/// From when the patience of a Job's Pods counts for what they only wait for. One that konductor suspended has waited as a whole already.
+/// From when a Pod's patience counts for what it only waits for.
+pub fn pod_waits_from(state: &State, pod: &PodFacts) -> Timestamp {
+    let job = pod.job.as_ref().and_then(|owner| state.jobs.get(&owner.uid));
+    job.zip(pod.plan.as_ref()).map_or(pod.created, |(job, plan)| waits_from(job, plan))
+}
+
+/// The same of a Job's Pods. One that konductor suspended has waited as a whole already.
 fn waits_from(job: &JobFacts, plan: &Plan) -> Timestamp {
     if plan.strategy == Some(Strategy::Suspend) { job.created } else { job.started }
 }
@@ -124,14 +123,7 @@ pub fn job(state: &mut State, key: &Key, job: &JobFacts, at: At, gathered: &mut 
     let Some(plan) = job.plan.clone().filter(|_| job.held_back && !job.terminal && !job.deleting) else { return };
     let found = {
         let state = &*state;
-        let gone_through = |key: &Key, item: &Item| {
-            let object = state.objects.get(key);
-            match item.role {
-                Role::Arrive { .. } => object.is_some_and(|object| arrived(object, &job.who.uid)),
-                Role::Wait { .. } => passed(object, item, job.created, at.time),
-                _ => object.is_some_and(|object| holds(object, &job.who.uid)),
-            }
-        };
+        let gone_through = |key: &Key, item: &Item| job_is_past(state.objects.get(key), item, job, at.time);
         next_step(state, job.steps(), &job.who.namespace, gone_through)
     };
     if let Some((next, _)) = &found {
@@ -260,7 +252,25 @@ fn without_session(state: &mut State, pod: &PodFacts, now: Instant, gathered: &m
     Presence::Expected
 }
 
-/// Whether somebody who waits for this may go on, as far as the picture says.
+/// Whether a Pod without a session has gone through this step, by what the primitive says.
+pub fn pod_is_past(object: Option<&Object>, item: &Item, pod: &PodFacts, waits_from: Timestamp, time: Timestamp) -> bool {
+    match item.role {
+        Role::Arrive { .. } => object.is_some_and(|object| arrived(object, pod.job.as_ref().map_or(pod.uid(), |job| &job.uid))),
+        Role::Wait { .. } => passed(object, item, waits_from, time),
+        _ => object.is_some_and(|object| token_of(object, pod).is_some()),
+    }
+}
+
+/// Whether a Job that konductor suspended has.
+pub fn job_is_past(object: Option<&Object>, item: &Item, job: &JobFacts, time: Timestamp) -> bool {
+    match item.role {
+        Role::Arrive { .. } => object.is_some_and(|object| arrived(object, &job.who.uid)),
+        Role::Wait { .. } => passed(object, item, job.created, time),
+        _ => object.is_some_and(|object| holds(object, &job.who.uid)),
+    }
+}
+
+/// Whether somebody who waits for this may go on.
 fn passed(object: Option<&Object>, item: &Item, created: Timestamp, time: Timestamp) -> bool {
     let Role::Wait { on_timeout, .. } = item.role else { return false };
     let over = || item.timeout.and_then(|timeout| created.checked_add(timeout.as_std()).ok()).is_some_and(|end| time >= end);

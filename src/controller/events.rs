@@ -9,7 +9,7 @@ use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     api::{HolderKind, names},
+    pace::Pace,
     plan::Kind,
     rules::Who,
 };
@@ -31,7 +32,7 @@ const PENDING: usize = 1024;
 const BURST: u32 = 30;
 /// How often it may tell something after that.
 const EVERY: Duration = Duration::from_secs(10);
-/// Objects of which is known how much they told.
+/// Objects of which is known how much they left out; if there are more, it is forgotten.
 const KNOWN: usize = 10_000;
 
 /// What happened.
@@ -85,11 +86,11 @@ impl Events {
         let (sender, mut receiver) = mpsc::channel::<(ObjectReference, Note)>(PENDING);
         let recorder = Recorder::new(client, Reporter { controller: REPORTER.to_owned(), instance: Some(instance) });
         tokio::spawn(until.run_until_cancelled_owned(async move {
-            let mut budgets = Budgets::default();
+            let mut budgets = Budgets::new();
             while let Some((about, note)) = receiver.recv().await {
                 let Note { kind, reason, mut text, related } = note;
                 if matches!(kind, EventType::Normal) {
-                    match budgets.spend(about.uid.as_deref().unwrap_or_default(), Instant::now()) {
+                    match budgets.spend(about.uid.as_deref().unwrap_or_default()) {
                         Some(0) => {}
                         Some(left_out) => text = format!("{text} ({left_out} Events before this one were left out)"),
                         None => continue,
@@ -146,37 +147,28 @@ impl Events {
     }
 }
 
-/// How much each object may still tell.
-#[derive(Default)]
-struct Budgets(HashMap<String, Budget>);
-
-struct Budget {
-    left: u32,
-    /// Since when what is missing grows back.
-    since: Instant,
-    left_out: u32,
+/// How much each object may still tell, and how much it left out since it last told something.
+struct Budgets {
+    pace: Pace<String>,
+    left_out: HashMap<String, u32>,
 }
 
 impl Budgets {
+    fn new() -> Self {
+        Self { pace: Pace::new(BURST, EVERY), left_out: HashMap::new() }
+    }
+
     /// Whether this object may tell something now, and if so, how much it left out before.
-    fn spend(&mut self, uid: &str, now: Instant) -> Option<u32> {
-        if self.0.len() >= KNOWN {
-            self.0.retain(|_, budget| now < budget.since + EVERY * (BURST - budget.left));
-        }
-        let budget = self.0.entry(uid.to_owned()).or_insert(Budget { left: BURST, since: now, left_out: 0 });
-        while budget.left < BURST && now >= budget.since + EVERY {
-            budget.left += 1;
-            budget.since += EVERY;
-        }
-        if budget.left == 0 {
-            budget.left_out += 1;
+    fn spend(&mut self, uid: &str) -> Option<u32> {
+        if self.pace.is_spent(uid) {
+            if self.left_out.len() >= KNOWN {
+                self.left_out.clear();
+            }
+            *self.left_out.entry(uid.to_owned()).or_default() += 1;
             return None;
         }
-        if budget.left == BURST {
-            budget.since = now;
-        }
-        budget.left -= 1;
-        Some(std::mem::take(&mut budget.left_out))
+        self.pace.count(uid.to_owned());
+        Some(self.left_out.remove(uid).unwrap_or_default())
     }
 }
 
@@ -211,36 +203,33 @@ fn reference_of(who: &Who) -> ObjectReference {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
 
-    #[test]
-    fn an_object_that_has_much_to_tell_leaves_some_out_and_says_how_much() {
-        let mut budgets = Budgets::default();
-        let start = Instant::now();
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_has_much_to_tell_leaves_some_out_and_says_how_much() {
+        let mut budgets = Budgets::new();
         for _ in 0..BURST {
-            assert_eq!(budgets.spend("busy", start), Some(0));
+            assert_eq!(budgets.spend("busy"), Some(0));
         }
         for _ in 0..7 {
-            assert_eq!(budgets.spend("busy", start + EVERY / 2), None);
+            assert_eq!(budgets.spend("busy"), None);
         }
-        assert_eq!(budgets.spend("calm", start), Some(0), "another object is not concerned");
-        assert_eq!(budgets.spend("busy", start + EVERY), Some(7));
-        assert_eq!(budgets.spend("busy", start + EVERY), None);
-        let later = start + EVERY * (BURST + 5);
-        for _ in 0..BURST {
-            assert!(budgets.spend("busy", later).is_some());
-        }
-        assert_eq!(budgets.spend("busy", later), None, "it saves up no more than that");
+        assert_eq!(budgets.spend("calm"), Some(0), "another object is not concerned");
+        advance(EVERY).await;
+        assert_eq!(budgets.spend("busy"), Some(7));
+        assert_eq!(budgets.spend("busy"), None);
     }
 
-    #[test]
-    fn what_is_known_of_objects_that_fell_silent_is_forgotten() {
-        let mut budgets = Budgets::default();
-        let start = Instant::now();
-        for uid in 0..KNOWN {
-            budgets.spend(&uid.to_string(), start);
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_of_many_objects_is_forgotten() {
+        let mut budgets = Budgets::new();
+        for object in 0..=KNOWN {
+            for _ in 0..=BURST {
+                let _ = budgets.spend(&object.to_string());
+            }
         }
-        budgets.spend("one more", start + EVERY);
-        assert_eq!(budgets.0.len(), 1);
+        assert_eq!(budgets.left_out.len(), 1);
     }
 }

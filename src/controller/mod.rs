@@ -252,7 +252,7 @@ impl Context {
     pub async fn verify(&self, pod: &PodFacts) -> Result<Verified, kube::Error> {
         let mut tokens = Vec::new();
         for (key, _) in pod.holds() {
-            let object = self.store.get(&key).await?;
+            let object = self.live(&key).await?;
             match object.as_ref().and_then(|object| gather::token_of(object, pod)) {
                 Some(token) => tokens.push(Token { target: key.seen_from(&pod.who.namespace), token }),
                 None => {
@@ -280,16 +280,20 @@ impl Context {
         self.world.update(|state| state.run_ended(pod, ended));
     }
 
+    /// A primitive by a live read. What is gone leaves the picture, unless that has seen another one of its name meanwhile.
+    pub async fn live(&self, key: &Key) -> Result<Option<object::Object>, kube::Error> {
+        let known = self.world.lock().objects.get(key).map(|known| known.uid().to_owned());
+        let live = self.store.get(key).await?;
+        if let Some(uid) = known.filter(|_| live.is_none()) {
+            self.world.update(|state| state.remove_object(key, &uid));
+        }
+        Ok(live)
+    }
+
     /// A live read says something else than the picture: the picture follows, or it would be asked again at once, and again.
     fn seen_live(&self, key: &Key, live: Option<object::Object>) {
         self.world.update(|state| {
-            match live {
-                Some(live) => state.put_object(live),
-                None => {
-                    let known = state.objects.get(key).map(|known| known.uid().to_owned());
-                    known.into_iter().for_each(|uid| state.remove_object(key, &uid));
-                }
-            }
+            live.into_iter().for_each(|live| state.put_object(live));
             state.dirty.insert(key.clone());
         });
     }

@@ -162,6 +162,11 @@ impl Object {
         self.meta().finalizers.iter().flatten().any(|finalizer| finalizer == names::HELD_FINALIZER)
     }
 
+    /// Whether the write of which this came back was its last one: nothing keeps it any more.
+    pub fn is_gone(&self) -> bool {
+        self.deleting() && self.meta().finalizers.iter().flatten().next().is_none()
+    }
+
     /// Whether it is being deleted.
     pub fn deleting(&self) -> bool {
         self.meta().deletion_timestamp.is_some()

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::{HolderKind, names},
     coordinator::session::Place,
-    plan::{Kind, OnConflict},
+    plan::{Item, Kind, OnConflict},
     planted,
     rules::{Decision, Refusal, Refused, Who},
 };
@@ -78,33 +78,42 @@ fn held_back(context: &Context, uid: &str) -> Option<JobFacts> {
     context.world.lock().jobs.get(uid).filter(|job| job.held_back && !job.terminal).cloned()
 }
 
+/// Lets somebody start who has gone through all steps, if live reads say so too.
 async fn start(context: &Context, who: &Who) -> Result<(), kube::Error> {
+    let time = context.clock.now();
     match who.kind {
         HolderKind::Pod => {
-            let pod = context.world.lock().pods.get(&who.uid).cloned();
-            match pod {
-                Some(pod) if context.verify(&pod).await?.held || planted::bug("gate-lifted-before-it-holds") => {
-                    lift_gate(context, &pod).await
-                }
-                _ => Ok(()),
+            let found = {
+                let state = context.world.lock();
+                state.pods.get(&who.uid).map(|pod| (pod.clone(), ask::pod_waits_from(&state, pod)))
+            };
+            let Some((pod, waits_from)) = found else { return Ok(()) };
+            let past = |object: Option<&Object>, item: &Item| ask::pod_is_past(object, item, &pod, waits_from, time);
+            if past_all(context, pod.steps(), past).await? || planted::bug("gate-lifted-before-it-holds") {
+                lift_gate(context, &pod).await?;
             }
         }
         HolderKind::Job => {
-            let job = held_back(context, &who.uid);
-            match job {
-                Some(job) if has_all(context, &job).await? || planted::bug("resumed-before-it-holds") => resume(context, &job).await,
-                _ => Ok(()),
+            let Some(job) = held_back(context, &who.uid) else { return Ok(()) };
+            let past = |object: Option<&Object>, item: &Item| ask::job_is_past(object, item, &job, time);
+            if past_all(context, job.steps(), past).await? || planted::bug("resumed-before-it-holds") {
+                resume(context, &job).await?;
             }
         }
-        HolderKind::Claim => Ok(()),
+        HolderKind::Claim => {}
     }
+    Ok(())
 }
 
-/// Whether a Job holds all that lasts while it runs, by live reads.
-async fn has_all(context: &Context, job: &JobFacts) -> Result<bool, kube::Error> {
-    for (key, _) in job.items().filter(|(_, item)| item.role.lasts()) {
-        let live = context.store.get(&key).await?;
-        if !live.as_ref().is_some_and(|object| ask::holds(object, &job.who.uid)) {
+/// Whether somebody has gone through all these steps, by live reads: what the picture shows may have been deleted and made anew.
+async fn past_all<'a>(
+    context: &Context,
+    steps: impl Iterator<Item = (Key, &'a Item)>,
+    past: impl Fn(Option<&Object>, &Item) -> bool,
+) -> Result<bool, kube::Error> {
+    for (key, item) in steps {
+        let live = context.live(&key).await?;
+        if !past(live.as_ref(), item) {
             context.seen_live(&key, live);
             return Ok(false);
         }

@@ -39,7 +39,7 @@ const MOST_ATTEMPTS: usize = 8;
 pub enum TurnError {
     /// A read failed, or the write of something else than the status.
     #[error("a request to the API server failed: {0}")]
-    Read(#[from] kube::Error),
+    Request(#[from] kube::Error),
     /// The write was refused.
     #[error("could not write the status: {0}")]
     Write(#[from] WriteError),
@@ -72,9 +72,9 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
         claims::expiring(&mut decision, &gathered, &object, now);
         if unsure(&context.world.lock(), &decision, read_at) && !planted::bug("granted-from-cache") {
             read_at = Some(Instant::now());
-            object = match context.store.get(key).await? {
+            object = match context.live(key).await? {
                 Some(object) => object,
-                None => return gone(context, key),
+                None => return Ok(()), // whoever waits for it waits for a new one
             };
             continue;
         }
@@ -111,9 +111,9 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
                 context.metrics.wrote_not(key.kind);
                 debug!(%key, %error, "reading again");
                 read_at = Some(Instant::now());
-                object = match context.store.get(key).await? {
+                object = match context.live(key).await? {
                     Some(object) => object,
-                    None => return gone(context, key),
+                    None => return Ok(()),
                 };
             }
         }
@@ -181,13 +181,15 @@ async fn gather(context: &Context, key: &Key, object: Option<&Object>, time: Tim
 /// Adds the evidence of live looks at whatever is suspect.
 async fn prove(context: &Context, key: &Key, gathered: &mut Gathered, now: Timestamp) -> Result<(), TurnError> {
     for suspect in &gathered.suspects {
-        if let Suspect::Claim { holder, unrenewed: Some(renewals) } = suspect {
-            claims::expire(context, key, holder, *renewals, now).await?;
-            // It has been answered; if it was not, the next turn does it.
-            gathered.claims.retain(|claim| claim.uid() != holder.uid);
-        }
         let mut nodes = Vec::new();
-        let proven = context.eye.prove(suspect, &mut nodes).await?;
+        let proven = match suspect {
+            Suspect::Claim { holder, unrenewed: Some(renewals) } => {
+                // It is answered here; if it was not, the next turn does it.
+                gathered.claims.retain(|claim| claim.uid() != holder.uid);
+                claims::expire(context, key, holder, *renewals, now).await?
+            }
+            _ => context.eye.prove(suspect, &mut nodes).await?,
+        };
         if proven.is_empty() {
             let at = Instant::now() + LOOK_AGAIN;
             gathered.again = Some(gathered.again.map_or(at, |earlier| earlier.min(at)));
@@ -267,17 +269,6 @@ fn status_due(context: &Context, key: &Key, object: &Object, decision: &Decision
         }
         _ => true,
     }
-}
-
-/// The primitive went away under us: whoever waits for it waits for a new one.
-fn gone(context: &Context, key: &Key) -> Result<(), TurnError> {
-    context.world.update(|state| {
-        let uid = state.objects.get(key).map(|object| object.uid().to_owned());
-        if let Some(uid) = uid {
-            state.remove_object(key, &uid);
-        }
-    });
-    Ok(())
 }
 
 /// Tells everybody what the turn means for them, and sets the alarms for the next one. Says whether the finalizer may go now.
@@ -399,10 +390,15 @@ fn idle(state: &mut State, key: &Key, after: &Object, decision: &Decision, now: 
 
 /// Lets a primitive that nobody holds be deleted without us.
 async fn lift_finalizer(context: &Context, object: &Object) -> Result<(), TurnError> {
+    let key = object.key();
     match context.store.set_finalizer(object, false).await {
-        Ok(free) if free.has_finalizer() || !free.deleting() => context.world.lock().put_object(free),
-        // It was the last thing that kept the object; or somebody wrote in between, and the next turn sees to it.
-        Ok(_) | Err(WriteError::Conflict) => {}
+        Ok(free) if free.is_gone() => context.world.update(|state| state.remove_object(&key, free.uid())),
+        Ok(free) => context.world.lock().put_object(free),
+        // Somebody wrote in between; or it is gone, and the picture has not seen that yet, nor another one of its name.
+        Err(WriteError::Conflict) => {
+            let live = context.live(&key).await?;
+            context.seen_live(&key, live);
+        }
         Err(error) => return Err(error.into()),
     }
     Ok(())

@@ -1,7 +1,6 @@
 //! The coordinator: the sessions of waiting Pods, and who may speak for which Pod.
 
 pub mod identity;
-pub mod pace;
 pub mod protocol;
 pub mod server;
 pub mod session;

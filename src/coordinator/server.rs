@@ -21,12 +21,12 @@ use tracing::warn;
 
 use super::{
     identity::{Identities, Identity, IdentityError},
-    pace::Pace,
     protocol::{Ended, Held, Problem, Progress, Verified},
     session::Place,
 };
 use crate::{
     controller::{Context, PodFacts, SessionGuard},
+    pace::Pace,
     tls::{Guest, and_no_more},
 };
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Adjustment, Barrier, ByHand, Evidence, Gate, Latch, Once, Record, Settled, Settlement, Step, Turn, WaitGroup};
-use crate::api::MAX_HOLDERS;
+use crate::{api::MAX_HOLDERS, planted};
 
 /// Applies every step, the oldest first. Says whether a WaitGroup has had members in its present round.
 pub(super) fn apply(turn: &mut Turn<'_>) -> bool {
@@ -49,7 +49,7 @@ fn settle(turn: &mut Turn<'_>, step: &Adjustment, over: &HashSet<&str>, had_memb
     if over.contains(uid.as_str()) {
         return Some(Settlement::Late);
     }
-    if turn.decision.round.applied.contains(uid) {
+    if turn.decision.round.applied.contains(uid) && !planted::bug("step-applied-again") {
         return Some(Settlement::Counted);
     }
     if turn.primitive.deleting {

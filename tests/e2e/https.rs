@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use kube::Api;
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, RootCertStore, SupportedProtocolVersion,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use tokio::{
@@ -18,6 +18,10 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::scene::{SYSTEM, Scene};
+
+/// konductor's Services.
+pub const WEBHOOK: &str = "konductor-webhook";
+pub const COORDINATOR: &str = "konductor-coordinator";
 
 /// What a server answered.
 #[derive(Debug)]
@@ -48,13 +52,22 @@ pub async fn address(scene: &Scene, service: &str) -> SocketAddr {
 
 /// Connects to one of konductor's Services, trusting the CAs of the Secret. The tests run on the machine of the cluster, which reaches its Services.
 pub async fn connect(scene: &Scene, service: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    connect_by(scene, service, rustls::DEFAULT_VERSIONS).await
+}
+
+/// The same with one of these versions of TLS.
+pub async fn connect_by(
+    scene: &Scene,
+    service: &str,
+    versions: &[&'static SupportedProtocolVersion],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     let secret = certificates(scene).await.ok_or_else(|| std::io::Error::other("there is no Secret now"))?;
     for ca in CertificateDer::pem_slice_iter(&entry(&secret, "ca.crt")) {
         roots.add(ca.unwrap()).unwrap();
     }
     let name = format!("{service}.{SYSTEM}.svc");
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let config = ClientConfig::builder_with_protocol_versions(versions).with_root_certificates(roots).with_no_client_auth();
     let tcp = TcpStream::connect(address(scene, service).await).await?;
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(name).unwrap(), tcp).await
 }
@@ -68,7 +81,7 @@ pub async fn presented(scene: &Scene, service: &str) -> std::io::Result<Vec<u8>>
 
 /// Sends a request to the coordinator with this bearer token, or without any, and reads the whole answer.
 pub async fn ask(scene: &Scene, path: &str, token: Option<&str>) -> Answer {
-    let mut stream = connect(scene, "konductor-coordinator").await.expect("the coordinator answers");
+    let mut stream = connect(scene, COORDINATOR).await.expect("the coordinator answers");
     let bearer = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     let request = format!("POST {path} HTTP/1.1\r\nHost: konductor\r\n{bearer}Content-Length: 0\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();

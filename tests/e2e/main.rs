@@ -11,6 +11,7 @@ mod claims;
 mod docs;
 mod ends;
 mod examples;
+mod hostile;
 mod https;
 mod identity;
 mod jobs;

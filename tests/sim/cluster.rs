@@ -48,6 +48,7 @@ impl Core {
     pub fn moment(&mut self, busy: bool) {
         self.node_controller();
         self.kubelets();
+        self.claimants();
         self.job_controller();
         self.scheduler();
         self.users(busy);

@@ -56,6 +56,8 @@ pub struct Faults {
     pub clock: u64,
     pub agent: u64,
     pub users: u64,
+    pub claims: u64,
+    pub by_hand: u64,
 }
 
 impl Faults {
@@ -77,6 +79,8 @@ impl Faults {
             clock: some(20),
             agent: some(40),
             users: some(60),
+            claims: some(100),
+            by_hand: some(250),
         };
         // On a good wire it can be told who should have come first.
         if chance.permille(250) {
@@ -111,12 +115,18 @@ pub struct Stats {
     pub skips: u64,
     pub resumed: u64,
     pub ungated: u64,
+    /// Claims that somebody relied on, their renewals, those that expired, and what was done by hand.
+    pub claimed: u64,
+    pub renewals: u64,
+    pub expiries: u64,
+    pub by_hand: u64,
 }
 
 impl Stats {
     pub fn add(&mut self, other: &Self) {
         let Self { operations, conflicts, ambiguous, takeovers, grants, releases, losses, crashes, waits, .. } = other;
         let Self { arrivals, opened, gates, executions, done, skips, resumed, ungated, .. } = other;
+        let Self { claimed, renewals, expiries, by_hand, .. } = other;
         self.operations += operations;
         self.conflicts += conflicts;
         self.ambiguous += ambiguous;
@@ -134,6 +144,10 @@ impl Stats {
         self.skips += skips;
         self.resumed += resumed;
         self.ungated += ungated;
+        self.claimed += claimed;
+        self.renewals += renewals;
+        self.expiries += expiries;
+        self.by_hand += by_hand;
     }
 }
 
@@ -267,12 +281,18 @@ impl Core {
             && place.0 != What::Leases
         {
             self.last_write = Some(Instant::now());
-            if matches!(place.0, What::Pods | What::Jobs) {
+            if matches!(place.0, What::Pods | What::Jobs | What::Claims) {
                 self.judge_deed(place.0, before, after);
+            }
+            if place.0 == What::Claims {
+                self.judge_answer(writer, before, after);
             }
         }
         self.truth.seen_by_api(place, before, after);
         self.end_shown(place, after);
+        if place.0 == What::Claims {
+            self.claim_seen(before, after);
+        }
         self.finished(place, after);
         if place.0.is_primitive() {
             self.judge_revision(writer, place, before, after);

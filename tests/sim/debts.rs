@@ -25,7 +25,11 @@ impl Core {
         if owes(before) && !after.is_some_and(owes) {
             self.judge_freed(&person, before);
         } else if after.is_none_or(deleting) && !deleting(before) {
-            if what == What::Pods { self.judge_kill(Some(before)) } else { self.judge_job_killed(Some(before)) }
+            match what {
+                What::Pods => self.judge_kill(Some(before)),
+                What::Jobs => self.judge_job_killed(Some(before)),
+                _ => self.violation("3 (kill)", format!("the claim {} was deleted by konductor", person.uid)),
+            }
         }
         let Some(after) = after else { return };
         if what == What::Pods && gated(before) && !gated(after) {
@@ -49,7 +53,9 @@ impl Core {
         for want in person.wants.iter().filter(|want| want.arrives_at_end()) {
             let key = &want.key;
             let counted = self.judge.arrived.contains(&(key.clone(), uid.clone()));
-            let too_late = self.judge.open.after(key, shown) || self.judge.failed.after(key, shown);
+            let too_late = self.judge.open.after(key, shown)
+                || self.judge.failed.after(key, shown)
+                || self.began_after(key, person.ended.unwrap_or(person.born));
             let nowhere = deleting(before) && self.was_absent(key, shown);
             if !counted && !too_late && !nowhere {
                 self.violation("7 (lost)", format!("{uid} has succeeded and may vanish, but {key} has not counted it"));

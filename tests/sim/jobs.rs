@@ -75,7 +75,7 @@ impl Core {
         // One that is suspended or deleted can still succeed or fail.
         if succeeded >= wanted {
             if let Some(person) = self.truth.people.get_mut(&uid) {
-                person.succeeded = true;
+                person.succeeds();
             }
             return self.change(&at, |job| add_condition(job, "SuccessCriteriaMet", &now));
         }
@@ -169,6 +169,9 @@ impl Core {
     pub fn owing(&self) -> Vec<String> {
         let all = self.all(What::Pods).chain(self.all(What::Jobs));
         let ended = |object: &&Value| owes(object) && (deleting(object) || terminal(object) || over(object));
-        all.filter(ended).map(|object| text(&object["metadata"]["uid"])).collect()
+        let claims = self
+            .all(What::Claims)
+            .filter(|claim| owes(claim) && self.claim_has_ended(claim["metadata"]["uid"].as_str().unwrap_or_default()));
+        all.filter(ended).chain(claims).map(|object| text(&object["metadata"]["uid"])).collect()
     }
 }

@@ -71,6 +71,12 @@ pub struct Judge {
     pub absent: Spans,
     /// Who was ever on record as arrived, by Barrier.
     pub arrived: BTreeSet<(Key, String)>,
+    /// Under which names Claims have ever arrived, by Barrier.
+    pub arrived_as: BTreeSet<(Key, String)>,
+    /// Claims whose step by hand was ever applied, with the UID of the primitive: one that is made anew knows nothing of what was done to the one before.
+    pub applied: BTreeMap<String, String>,
+    /// When a round was last begun by hand.
+    pub began: BTreeMap<Key, Instant>,
     /// Whose hold or membership has ever ended.
     pub ended: BTreeSet<(Key, String)>,
     /// What finished for good, by UID: `Complete`, `Failed`, `Open`, `Done`.
@@ -182,6 +188,9 @@ impl Core {
             self.violation("1 (capacity)", format!("{key} has {held} of {capacity} permits held, and somebody new among the holders"));
         }
         self.stats.grants += granted.len() as u64;
+        for holder in granted.iter().filter(|holder| holder.kind == HolderKind::Claim) {
+            self.judge_claim_in(&key, holder);
+        }
         self.judge.absent.set(&key, new.is_none());
         self.judge.busy.set(&key, !new_holders.is_empty());
         let latch = new.as_ref().map(latch);
@@ -193,7 +202,10 @@ impl Core {
                 None => {
                     self.stats.releases += 1;
                     self.judge.ended.insert((key.clone(), holder.uid.clone()));
-                    self.judge_release(&key, holder, ttl);
+                    match holder.kind {
+                        HolderKind::Claim => self.judge_claim_out(writer, &key, holder, ttl),
+                        HolderKind::Pod | HolderKind::Job => self.judge_release(&key, holder, ttl),
+                    }
                 }
                 Some(still) => {
                     let out: Vec<String> = pods_of(holder).into_iter().filter(|uid| !pods_of(still).contains(uid)).collect();

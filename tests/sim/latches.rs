@@ -3,9 +3,9 @@
 
 use jiff::Timestamp;
 use konductor::{
-    api::{GateState, GateType},
+    api::{GateState, GateType, HolderKind},
     controller::object::{Key, Object},
-    rules::{Barrier, Gate, Latch, Once, Record, WaitGroup},
+    rules::{Barrier, Gate, Latch, Once, Participant, Record, Round, WaitGroup},
 };
 use serde_json::Value;
 use tokio::time::Instant;
@@ -41,22 +41,27 @@ impl Core {
         if latch(new) == Latch::Open {
             self.judge.finished.insert((new.uid().to_owned(), "Open"));
         }
-        if let Some(old) = old.filter(|old| latch(old) != Latch::Shut && latch(old) != latch(new)) {
+        let same = old.is_none_or(|old| old.primitive().round.number == new.primitive().round.number);
+        if let Some(old) = old {
+            self.judge_by_hand(old, new);
+        }
+        if let Some(old) = old.filter(|old| same && latch(old) != Latch::Shut && latch(old) != latch(new)) {
             self.violation("7 (latch)", format!("{key} was {:?} and is {:?}", latch(old), latch(new)));
         }
         let before = old.map(Object::record);
-        let began = new.primitive().round.began;
+        let round = new.primitive().round;
+        let before = before.map(|before| (before, same));
         match (before, new.record()) {
-            (Some(Record::Barrier(before)), Record::Barrier(now)) => self.judge_barrier(&key, &before, &now, began),
-            (Some(Record::Gate(before)), Record::Gate(now)) => self.judge_gate(&key, &before, &now, began),
-            (Some(Record::Once(before)), Record::Once(now)) => self.judge_once(&key, &before, &now, old, new),
-            (Some(Record::WaitGroup(before)), Record::WaitGroup(now)) => self.judge_group(&key, &before, &now, new),
+            (Some((Record::Barrier(before), same)), Record::Barrier(now)) => self.judge_barrier(&key, (&before, same), &now, &round),
+            (Some((Record::Gate(before), same)), Record::Gate(now)) => self.judge_gate(&key, (&before, same), &now, &round),
+            (Some((Record::Once(before), same)), Record::Once(now)) => self.judge_once(&key, (&before, same), &now, old, new),
+            (Some((Record::WaitGroup(before), _)), Record::WaitGroup(now)) => self.judge_group(&key, &before, &now, new),
             _ => {}
         }
     }
 
     /// Promise 7: each participant is counted once, and only if it has really arrived.
-    fn judge_barrier(&mut self, key: &Key, before: &Barrier, now: &Barrier, began: Timestamp) {
+    fn judge_barrier(&mut self, key: &Key, (before, same): (&Barrier, bool), now: &Barrier, round: &Round) {
         for arrival in &now.arrivals {
             let uid = &arrival.who.uid;
             if before.arrivals.iter().any(|known| known.who.uid == *uid) {
@@ -69,13 +74,22 @@ impl Core {
                     ended || want.arrives_at_start() && self.has_started(uid)
                 })
             });
+            let early = round.number > 0 && person.is_some_and(|person| person.created.as_second() < round.began.as_second());
             if !as_it_should {
                 self.violation("7 (arrivals)", format!("{uid} is counted at {key}, where it has not arrived"));
+            }
+            if arrival.who.kind == HolderKind::Claim {
+                let alike = |other: &&Participant| other.who.kind == HolderKind::Claim && other.who.name == arrival.who.name;
+                if early || now.arrivals.iter().filter(alike).count() > 1 {
+                    let words = format!("{uid} is counted at {key} as {}, {}", arrival.who.name, if early { "too early" } else { "again" });
+                    self.violation("7 (arrivals)", words);
+                }
+                self.judge.arrived_as.insert((key.clone(), arrival.who.name.clone()));
             }
             self.stats.arrivals += 1;
             self.judge.arrived.insert((key.clone(), uid.clone()));
         }
-        if before.arrivals.iter().any(|known| !now.arrivals.iter().any(|arrival| arrival.who.uid == known.who.uid)) {
+        if same && before.arrivals.iter().any(|known| !now.arrivals.iter().any(|arrival| arrival.who.uid == known.who.uid)) {
             self.violation("7 (arrivals)", format!("somebody who had arrived at {key} is forgotten"));
         }
         if (before.state, now.state) == (Latch::Shut, Latch::Open) {
@@ -85,7 +99,7 @@ impl Core {
                 self.violation("7 (quorum)", format!("{key} opened with {arrived} of {}", now.quorum));
             }
         }
-        self.judge_failed(key, (before.state, now.state), now.timeout, began);
+        self.judge_failed(key, (before.state, now.state), now.timeout, round.began);
     }
 
     /// A Pod whose acquire step has run, one that waits for a node, or a Job that waits: they have come as far as they can by themselves.
@@ -107,7 +121,7 @@ impl Core {
     }
 
     /// A Gate's conditions are met by what has really happened, and stay met.
-    fn judge_gate(&mut self, key: &Key, before: &Gate, now: &Gate, began: Timestamp) {
+    fn judge_gate(&mut self, key: &Key, (before, same): (&Gate, bool), now: &Gate, round: &Round) {
         for (condition, standing) in now.conditions.iter().zip(&now.standings).filter(|(_, standing)| standing.met) {
             let state = match (condition.on, condition.state()) {
                 (GateType::Job, Some(GateState::Failed)) => "Failed",
@@ -124,20 +138,22 @@ impl Core {
             let same = condition.on == GateType::Job && now.uid == before.uid;
             before.met && !now.met && (now.uid.is_none() || same)
         });
-        if forgotten {
+        if forgotten && same {
             self.violation("7 (gate)", format!("{key} has forgotten what was met"));
         }
         if (before.state, now.state) == (Latch::Shut, Latch::Open) {
             self.stats.gates += 1;
-            if now.standings.len() != now.conditions.len() || !now.standings.iter().all(|standing| standing.met) {
+            let by_hand = now.by_hand.as_ref().is_some_and(|hand| hand.open);
+            let met = !now.conditions.is_empty() && now.standings.len() == now.conditions.len() && now.standings.iter().all(|one| one.met);
+            if !met && !by_hand {
                 self.violation("7 (gate)", format!("{key} opened although not all of its conditions are met"));
             }
         }
-        self.judge_failed(key, (before.state, now.state), now.timeout, began);
+        self.judge_failed(key, (before.state, now.state), now.timeout, round.began);
     }
 
     /// A Once is executed by one that held it and has really succeeded; and a success that could be known is not forgotten.
-    fn judge_once(&mut self, key: &Key, before: &Once, now: &Once, old: Option<&Object>, new: &Object) {
+    fn judge_once(&mut self, key: &Key, (before, same): (&Once, bool), now: &Once, old: Option<&Object>, new: &Object) {
         let held =
             |object: Option<&Object>, uid: &str| object.is_some_and(|object| object.holders().iter().any(|holder| holder.uid == uid));
         match (&before.executed, &now.executed) {
@@ -148,13 +164,15 @@ impl Core {
                     self.violation("7 (executed)", format!("{key} is recorded as executed by {uid}, which has not succeeded"));
                 }
             }
-            (Some(before), Some(now)) if before.by.uid != now.by.uid => {
+            (Some(before), Some(now)) if same && before.by.uid != now.by.uid => {
                 self.violation("7 (executed)", format!("{key} was executed by {} and is by {}", before.by.uid, now.by.uid));
             }
             _ => {}
         }
         let released = old.into_iter().flat_map(|old| old.holders().to_vec()).filter(|holder| !held(Some(new), &holder.uid));
-        for holder in released.filter(|_| now.executed.is_none()) {
+        // One that began in an earlier round did that round's work.
+        let began = new.primitive().round.began.as_second();
+        for holder in released.filter(|holder| now.executed.is_none() && holder.since.0.as_second() >= began) {
             if self.truth.people.get(&holder.uid).is_some_and(|person| person.shown.is_some()) {
                 self.violation("7 (executed)", format!("{} has executed {key}, and the turn passed to the next", holder.uid));
             }
@@ -167,6 +185,9 @@ impl Core {
             self.stats.done += 1;
             if let Some(member) = new.holders().first() {
                 self.violation("7 (done)", format!("{key} is done although {} is a member", member.uid));
+            }
+            if now.added != 0 {
+                self.violation("7 (done)", format!("{key} is done although {} were added and are not", now.added));
             }
         }
     }
@@ -187,7 +208,9 @@ impl Core {
                 Record::Gate(gate) => {
                     let met = |standing: &konductor::rules::Standing| standing.met;
                     let all = gate.standings.len() == gate.conditions.len() && gate.standings.iter().all(met);
-                    all || over(gate.deadline(&round)) || gate.conditions.iter().all(|condition| self.is_met(condition))
+                    let met = all || gate.conditions.iter().all(|condition| self.is_met(condition));
+                    let closed = gate.by_hand.as_ref().is_some_and(|hand| !hand.open);
+                    over(gate.deadline(&round)) || !closed && !gate.conditions.is_empty() && met
                 }
                 _ => false,
             };

@@ -12,6 +12,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::{
     api::deleting,
+    claims::phase,
     cluster::text,
     core::Core,
     judge::{LATE, decided, latch, pods_of, token_of},
@@ -37,6 +38,9 @@ pub struct Asking {
     /// What it asks for; `None` if it has all.
     pub next: Option<Want>,
 }
+
+/// A Claim that holds is told so within this time when nothing goes wrong.
+const TELLS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Where somebody stands in the line for a primitive: the smallest comes first.
 pub type Rank = (Reverse<i32>, String, String, String);
@@ -81,7 +85,19 @@ impl Core {
             let created = text(&job["metadata"]["creationTimestamp"]);
             Some(Asking { what: What::Jobs, uid: uid.clone(), holder: uid, created, session: None, shared: true, person, next })
         });
-        pods.chain(jobs).collect()
+        let asks = |claim: &&serde_json::Value| phase(claim) == "Pending" && !deleting(claim);
+        let claims = self.all(What::Claims).filter(asks).filter_map(|claim| {
+            let uid = text(&claim["metadata"]["uid"]);
+            let person = self.truth.people.get(&uid).filter(|person| !person.wants.is_empty())?.clone();
+            let has = |want: &Want| match want.role.lasts() {
+                true => self.primitive(&want.key).is_some_and(|object| object.holders().iter().any(|holder| holder.uid == uid)),
+                false => self.is_behind(&person, &uid, want),
+            };
+            let next = person.steps().find(|want| !has(want)).cloned();
+            let created = text(&claim["metadata"]["creationTimestamp"]);
+            Some(Asking { what: What::Claims, uid: uid.clone(), holder: uid, created, session: None, shared: true, person, next })
+        });
+        pods.chain(jobs).chain(claims).collect()
     }
 
     /// Whether konductor keeps this Pod from being scheduled.
@@ -148,7 +164,7 @@ impl Core {
             return;
         }
         let first = match granted.kind {
-            HolderKind::Job if granted.pods.is_empty() => {
+            HolderKind::Claim | HolderKind::Job if granted.pods.is_empty() => {
                 let created = self.truth.people.get(&granted.uid).map(|person| (self.date_of(person.created), granted.uid.clone()));
                 created.map(|(created, uid)| (uid.clone(), created, uid.clone(), uid))
             }
@@ -204,10 +220,13 @@ impl Core {
         stalled.is_some_and(|until| *until + margin > Instant::now()) && self.outages.contains_key(&format!("node-{}", pod.node))
     }
 
-    /// Whether a controller's watch of these stalls, or did a moment ago: also where nothing else is slow, a node may come back to those that do not see it.
+    /// Whether a controller's watch of these stalls or is not open, or a moment ago: also where nothing else is slow, a node may come back to those that do
+    /// not see it, and one that was cut off lists everything anew before it watches again.
     fn is_blind(&self, process: usize, what: What) -> bool {
-        let stalled = self.processes.get(process).and_then(|process| process.stalled.get(&what));
-        stalled.is_some_and(|until| *until + Duration::from_secs(3) > Instant::now())
+        let Some(process) = self.processes.get(process) else { return false };
+        let just_now = |at: Instant| at + Duration::from_secs(3) > Instant::now();
+        let watches = process.watches.get(&what).is_some_and(|(watch, since)| watch.strong_count() > 0 && !just_now(*since));
+        !watches || process.stalled.get(&what).is_some_and(|until| just_now(*until))
     }
 
     /// How long a fact may take to reach a decision.
@@ -224,6 +243,12 @@ impl Core {
         let mut stuck: Vec<String> = Vec::new();
         for one in &asking {
             let Some(want) = &one.next else {
+                let just_now = |want: &Want| {
+                    self.judge.held.get(&(want.key.clone(), one.uid.clone())).is_some_and(|since| since.elapsed() < TELLS_WITHIN)
+                };
+                if one.what == What::Claims && one.person.holds().any(just_now) {
+                    continue;
+                }
                 stuck.push(format!("{} holds all that it asks for and was not let go on", one.uid));
                 continue;
             };

@@ -16,6 +16,8 @@ mod agent;
 mod api;
 mod cast;
 mod chance;
+mod claimed;
+mod claims;
 mod cluster;
 mod core;
 mod debts;

@@ -72,11 +72,19 @@ pub struct Person {
     pub born: Instant,
     /// It really ended well.
     pub succeeded: bool,
+    /// When, if it did.
+    pub ended: Option<Instant>,
     /// Since when the API has shown that, while its end was owed.
     pub shown: Option<Instant>,
 }
 
 impl Person {
+    /// It came to a good end just now.
+    pub fn succeeds(&mut self) {
+        self.succeeded = true;
+        self.ended.get_or_insert_with(Instant::now);
+    }
+
     /// What is done before the first container starts.
     pub fn steps(&self) -> impl Iterator<Item = &Want> {
         self.wants.iter().filter(|want| want.role.is_step())
@@ -133,6 +141,7 @@ impl Core {
             created: text(&object["metadata"]["creationTimestamp"]).parse().unwrap_or_default(),
             born: Instant::now(),
             succeeded: false,
+            ended: None,
             shown: None,
         };
         self.truth.people.insert(uid, person);
@@ -141,9 +150,10 @@ impl Core {
 
     /// The API shows how somebody ended.
     pub fn end_shown(&mut self, place: &Place, after: Option<&Value>) {
-        let Some(object) = after.filter(|object| matches!(place.0, What::Pods | What::Jobs) && owes(object)) else { return };
+        let Some(object) = after.filter(|object| matches!(place.0, What::Pods | What::Jobs | What::Claims) && owes(object)) else { return };
         let well = match place.0 {
             What::Jobs => condition(object, "SuccessCriteriaMet") && !skipped(object),
+            What::Claims => object["spec"]["succeeded"] == true,
             _ => object["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 0,
         };
         if let Some(person) = self.truth.people.get_mut(object["metadata"]["uid"].as_str().unwrap_or_default()).filter(|_| well) {

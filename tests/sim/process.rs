@@ -1,6 +1,10 @@
 //! A konductor process: the real controller, coordinator and election on a simulated wire. It can die at any await and is started again as a new one.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use axum::Router;
 use konductor::{
@@ -37,6 +41,8 @@ pub struct Process {
     pub cut_until: Option<Instant>,
     /// Watches of these kinds are silent until then.
     pub stalled: BTreeMap<What, Instant>,
+    /// Its newest watch of all objects of a kind, which it may have let go, and since when it is open.
+    pub watches: BTreeMap<What, (Weak<()>, Instant)>,
     /// How often all its watches were broken off.
     pub watches_broken: u64,
     /// When it is started again.
@@ -51,6 +57,7 @@ impl Process {
         self.tasks.drain(..).for_each(|task| task.abort());
         self.router = None;
         self.leading = false;
+        self.watches.clear();
         self.starts = Some(again);
     }
 }

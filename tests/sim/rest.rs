@@ -4,6 +4,7 @@ use konductor::{api::HolderKind, controller::object::Object, plan::Kind};
 
 use crate::{
     cast,
+    claims::{Stage, settled},
     core::Core,
     judge::{pods_of, summary},
     pod::Pod,
@@ -20,7 +21,8 @@ impl Core {
             let key = object.key();
             for holder in object.holders() {
                 let live = match holder.kind {
-                    HolderKind::Pod | HolderKind::Claim => self.truth.pods.get(&holder.uid).is_some_and(|pod| !pod.over()),
+                    HolderKind::Claim => !self.claim_has_ended(&holder.uid),
+                    HolderKind::Pod => self.truth.pods.get(&holder.uid).is_some_and(|pod| !pod.over()),
                     HolderKind::Job => {
                         self.job_runs(&holder.uid)
                             || self.job_waits(&holder.uid)
@@ -35,6 +37,7 @@ impl Core {
         }
         self.judge_lines();
         self.judge_latches();
+        self.judge_claims();
         self.judge_debts();
         let strays: Vec<String> = self
             .truth
@@ -56,7 +59,13 @@ impl Core {
         let pods = self.truth.pods.values().filter(|pod| !pod.over() && !left_behind(pod)).map(|pod| pod.uid.clone());
         let jobs =
             self.all(What::Jobs).filter_map(|job| job["metadata"]["uid"].as_str()).filter(|uid| self.job_goes_on(uid)).map(str::to_owned);
-        pods.chain(jobs).collect()
+        // A Claim whose owner has died still holds until it expires.
+        let claims = self.truth.claimants.values().filter(|one| match one.stage {
+            Stage::Over => false,
+            Stage::Dead => self.all(What::Claims).any(|claim| claim["metadata"]["uid"] == one.uid.as_str() && !settled(claim)),
+            _ => true,
+        });
+        pods.chain(jobs).chain(claims.map(|one| one.uid.clone())).collect()
     }
 
     /// When all have ended: nobody holds, and nothing keeps the primitives from being deleted.

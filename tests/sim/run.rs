@@ -68,9 +68,12 @@ async fn story(plan: Plan) -> Outcome {
             core.crash_for_good(loser);
         }
         core.truth.apps_run_on = true;
+        core.truth.claims_run_on = true;
     }
     teller.pass(60).await;
     teller.check(|core| core.judge_liveness());
+    // Those who renew their Claims would never be quiet.
+    sim.lock().truth.claims_run_on = false;
     teller.quiet("with holders and waiters").await;
     // The apps end: everybody gets a turn, and at the end everything is at rest.
     {

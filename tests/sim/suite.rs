@@ -57,7 +57,7 @@ fn telling(trace: &[String], violation: Option<&String>) -> Vec<String> {
         .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-')
         .filter(|word| {
             word.len() > 1
-                && word.starts_with(['m', 's', 'p', 'j', 'r', 'l', 'b', 'o', 'w', 'g'])
+                && word.starts_with(['m', 's', 'p', 'j', 'r', 'l', 'b', 'o', 'w', 'g', 'c'])
                 && word.ends_with(|last: char| last.is_ascii_digit())
         })
         .flat_map(|word| [word, word.rsplit_once('-').map_or(word, |(name, _)| name)])
@@ -148,6 +148,7 @@ fn seeds(asked: &Asked) -> bool {
     violations.sort();
     let Stats { operations, conflicts, ambiguous, takeovers, grants, releases, losses, crashes, waits, .. } = stats;
     let Stats { arrivals, opened, gates, executions, done, skips, resumed, ungated, .. } = stats;
+    let Stats { claimed, renewals, expiries, by_hand, .. } = stats;
     println!("seeds      {} in {} s", asked.seeds, began.elapsed().as_secs());
     println!("operations {operations} ({grants} grants, {releases} releases, {waits} sessions, {crashes} deaths of a controller)");
     println!("conflicts  {conflicts}");
@@ -155,6 +156,7 @@ fn seeds(asked: &Asked) -> bool {
     println!("takeovers  {takeovers} of the leadership, {losses} of holds from lost nodes");
     println!("arrivals   {arrivals} counted, {opened} Barriers opened, {gates} Gates, {executions} Onces executed, {done} WaitGroups done");
     println!("held back  {resumed} Jobs resumed, {skips} left out, {ungated} Pods given a node");
+    println!("claims     {claimed} that held, {renewals} renewals, {expiries} expired, {by_hand} steps by hand");
     println!("violations {}", violations.len());
     for (seed, violation) in violations.iter().take(SHOWN) {
         println!("  seed {seed} ({violation})\n    again: make sim SEED={seed}");
@@ -183,6 +185,10 @@ fn seeds(asked: &Asked) -> bool {
         & enough(skips, "Jobs that are left out", 20)
         & enough(resumed, "Jobs that are resumed", 80)
         & enough(ungated, "Pods that waited for a node", 150)
+        & enough(claimed, "Claims that hold", 50)
+        & enough(renewals, "renewals", 50)
+        & enough(expiries, "Claims that expire", 10)
+        & enough(by_hand, "steps by hand", 20)
 }
 
 /// Every planted bug is caught.

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use konductor::{controller::object::Key, coordinator::protocol::Reason};
+use konductor::{
+    controller::object::{Key, Object},
+    coordinator::protocol::Reason,
+};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -15,6 +18,16 @@ use crate::{
     pod::{Pod, Step},
     request::What,
 };
+
+/// The UID of the holder under whose hold a Pod acts.
+fn acts_under(object: Option<&Object>, pod: &Pod) -> String {
+    let hold = object.and_then(|object| hold_of(object, pod));
+    hold.map_or_else(|| pod.holder_uid().to_owned(), |(holder, _)| holder.uid.clone())
+}
+
+fn runs_rightly(pod: &&Pod) -> bool {
+    matches!(pod.step, Step::Running(_)) && !pod.removed && pod.excused.is_none()
+}
 
 impl Core {
     /// Promise 6, too: a Job that holds has waited; its next Pod is not turned away for being late.
@@ -70,33 +83,33 @@ impl Core {
                 continue;
             }
             let object = self.primitive(&want.key);
-            let under = |pod: &Pod| {
-                let hold = object.as_ref().and_then(|object| hold_of(object, pod));
-                hold.map_or_else(|| pod.holder_uid().to_owned(), |(holder, _)| holder.uid.clone())
-            };
-            let mut running: BTreeMap<String, i64> = BTreeMap::from([(under(pod), want.weight())]);
-            let runs = |pod: &&Pod| matches!(pod.step, Step::Running(_)) && !pod.removed && pod.excused.is_none();
-            for other in self.truth.pods.values().filter(runs) {
-                if let Some(same) = other.holds().find(|other| other.key == want.key) {
-                    running.insert(under(other), same.weight());
-                }
-            }
-            let capacity = self.judge.capacity.get(&want.key).copied().unwrap_or(0);
-            let sum: i64 = running.values().sum();
-            if sum > capacity {
-                let words = format!("apps with {sum} of {capacity} permits of {} run at once: {running:?}", want.key);
-                self.violation("1 (capacity)", words);
-            }
+            self.judge_crowd(&want.key, BTreeMap::from([(acts_under(object.as_ref(), pod), want.weight())]));
             let twin = self
                 .truth
                 .pods
                 .values()
-                .filter(runs)
+                .filter(runs_rightly)
                 .find(|other| other.uid != pod.uid && other.job.is_some() && other.job == pod.job && !pod.orphaned);
             if let Some(twin) = twin.filter(|_| !pod.shared) {
                 let words = format!("{} of a Job that holds starts while its predecessor {} runs", pod.uid, twin.uid);
                 self.violation("3 (predecessor)", words);
             }
+        }
+    }
+
+    /// Somebody begins: it and all who run or rely on their hold must fit together.
+    pub fn judge_crowd(&mut self, key: &Key, mut running: BTreeMap<String, i64>) {
+        let object = self.primitive(key);
+        for other in self.truth.pods.values().filter(runs_rightly) {
+            if let Some(same) = other.holds().find(|want| want.key == *key) {
+                running.insert(acts_under(object.as_ref(), other), same.weight());
+            }
+        }
+        running.extend(self.relying(key));
+        let capacity = self.judge.capacity.get(key).copied().unwrap_or(0);
+        let sum: i64 = running.values().sum();
+        if sum > capacity {
+            self.violation("1 (capacity)", format!("{sum} of {capacity} permits of {key} are in use at once: {running:?}"));
         }
     }
 

@@ -136,7 +136,7 @@ impl Core {
         if self.strikes(faults.watch_slow / 4) {
             let mut kinds: Vec<What> = self.cast.iter().map(|(what, _)| *what).collect();
             kinds.dedup();
-            kinds.extend([What::Pods, What::Jobs, What::Nodes]);
+            kinds.extend([What::Pods, What::Jobs, What::Nodes, What::Claims]);
             let what = self.chance.pick(&kinds).copied().unwrap_or(What::Pods);
             let until = now + self.chance.millis(500, 40_000);
             self.processes[process].stalled.insert(what, until);

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::deleting,
+    claims::Claimant,
     cluster::NODES,
     core::Core,
     people::Person,
@@ -41,6 +42,12 @@ pub struct Truth {
     /// All who ever carried annotations, by UID.
     pub people: BTreeMap<String, Person>,
     pub pods: BTreeMap<String, Pod>,
+    /// All who ever had a Claim, by its UID.
+    pub claimants: BTreeMap<String, Claimant>,
+    /// When Claims were told that they are over.
+    pub claims_over: BTreeMap<String, Instant>,
+    /// When Claims ceased to hold, as far as they themselves say it.
+    pub claims_ended: BTreeMap<String, Instant>,
     pub nodes: Vec<Node>,
     /// Agents to start: Pod and run, with the token that ends them.
     pub to_start: Vec<Errand>,
@@ -50,6 +57,8 @@ pub struct Truth {
     pub suspended: BTreeMap<String, Instant>,
     /// Apps do not end by themselves for now.
     pub apps_run_on: bool,
+    /// Nor does the work for which Claims hold.
+    pub claims_run_on: bool,
     /// Everybody is to come to an end: there are permits for all.
     pub at_last: bool,
     /// Since when the same have been left.
@@ -210,8 +219,8 @@ impl Core {
         }
         pod.step = Step::Over { code: i32::from(failed), acquired: true };
         pod.finished = Some(self.date_of(self.server_time()));
-        if let Some(person) = self.truth.people.get_mut(&pod.uid) {
-            person.succeeded = !failed;
+        if let Some(person) = self.truth.people.get_mut(&pod.uid).filter(|_| !failed) {
+            person.succeeds();
         }
         pod.phase_at = Some(now + self.chance.millis(0, 3000));
         if pod.hook {

@@ -190,7 +190,8 @@ impl Core {
         let name = |object: &Value| text(&object["metadata"]["name"]);
         let jobs: Vec<Place> = self.all(What::Jobs).filter(meant).map(|job| place(What::Jobs, &name(job))).collect();
         let pods: Vec<Place> = self.all(What::Pods).filter(meant).map(|pod| place(What::Pods, &name(pod))).collect();
-        for at in jobs.into_iter().chain(pods) {
+        let claims: Vec<Place> = self.all(What::Claims).filter(meant).map(|claim| place(What::Claims, &name(claim))).collect();
+        for at in jobs.into_iter().chain(pods).chain(claims) {
             self.note((29, 0), |_| format!("user  gives up {}", at.2));
             self.delete(Writer::World, &at, None);
         }
@@ -208,11 +209,18 @@ impl Core {
     /// What users do in one moment. `busy`: they are still at work.
     pub fn users(&mut self, busy: bool) {
         self.remake();
+        self.tidy_claims();
         if busy {
             if self.chance.permille(120) {
                 self.user_creates();
             }
             self.tidy();
+            if self.strikes(self.faults.claims) {
+                self.user_claims();
+            }
+            if self.strikes(self.faults.claims / 20) {
+                self.user_deletes_claim();
+            }
             if self.strikes(self.faults.users / 2) {
                 self.user_deletes();
             }

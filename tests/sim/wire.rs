@@ -260,12 +260,18 @@ impl Wire {
             let gone = Answer::problem(410, "Expired", "too old resource version");
             Body::from(format!("{}\n", serde_json::json!({"type": "ERROR", "object": gone.body})))
         } else {
+            let open = Arc::new(());
             let (pulse, breaks) = {
-                let core = self.sim.lock();
-                (core.pulse.clone(), core.processes[self.process].watches_broken)
+                let mut core = self.sim.lock();
+                let pulse = core.pulse.clone();
+                let process = &mut core.processes[self.process];
+                if !asked.query.contains_key("fieldSelector") {
+                    process.watches.insert(asked.what, (Arc::downgrade(&open), Instant::now()));
+                }
+                (pulse, process.watches_broken)
             };
             let ends = Instant::now() + Duration::from_secs(timeout);
-            let watching = Watching { wire: self, asked, cursor: from, marked: from, breaks, ends, pulse };
+            let watching = Watching { wire: self, asked, cursor: from, marked: from, breaks, ends, pulse, _open: open };
             Body::from_stream(stream::unfold(watching, |mut watching| async move {
                 let line = watching.next().await?;
                 Some((line, watching))
@@ -297,6 +303,8 @@ struct Watching {
     breaks: u64,
     ends: Instant,
     pulse: Arc<Notify>,
+    /// Gone as soon as nobody reads this watch any more.
+    _open: Arc<()>,
 }
 
 enum Next {

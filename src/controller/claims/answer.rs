@@ -179,9 +179,11 @@ pub fn status(claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> ClaimStatu
         _ => (before.token, before.granted_at),
     };
     let expires_at = match answer {
-        // What people were shown stands until it is renewed, or is over: after a change of leader not every Claim is written anew.
+        // What people were shown stands until it is renewed, or is over: after a change of leader not every Claim is written anew. Before the first renewal
+        // it stands even then, or its holder would work out a `ttl` that was never so.
         Answer::Holds { expires_at, .. } => {
-            let shown = before.expires_at.filter(|shown| before.observed_generation == generation && shown.0 > now);
+            let stands = |shown: &Time| shown.0 > now || claim.claim.spec.renewals == 0;
+            let shown = before.expires_at.filter(|shown| before.observed_generation == generation && stands(shown));
             shown.or(expires_at.map(whole))
         }
         _ => None,

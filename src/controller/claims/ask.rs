@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::ClaimFacts;
 use crate::{
-    api::{Holder, Operation},
+    api::{ClaimPhase, Holder, Operation},
     controller::{
         ask::At,
         examine::Suspect,
@@ -14,6 +14,7 @@ use crate::{
         object::{Key, Object},
         world::State,
     },
+    planted,
     rules::{ClaimEnd, Decision, Evidence, Patience, Refusal, Refused},
 };
 
@@ -21,12 +22,13 @@ use crate::{
 pub fn ask(state: &State, key: &Key, object: Option<&Object>, gathered: &mut Gathered) {
     let priority = object.map_or(0, Object::default_priority);
     for claim in state.claims_of.get(key).into_iter().flatten().filter_map(|uid| state.claims.get(uid)) {
-        if claim.settled() && !claim.owes() {
+        let again = claim.phase() == ClaimPhase::Expired && planted::bug("claim-let-in-again");
+        if claim.settled() && !claim.owes() && !again {
             continue;
         }
         gathered.claims.push(claim.clone());
         match claim.claim.spec.operation {
-            _ if !claim.pending() => {}
+            _ if !claim.pending() && !again => {}
             Operation::Acquire => gathered.facts.requests.push(claim.request(priority)),
             Operation::Wait => gathered.facts.waiters.push(claim.waiter()),
             // Those are looked at live first.
@@ -55,7 +57,7 @@ pub fn examine(state: &mut State, object: &Object, holder: &Holder, at: At, gath
         gathered.suspects.push(suspect(None));
         return;
     };
-    if claim.pending() {
+    if claim.pending() && !planted::bug("claim-expires-untold") {
         // Nobody knows yet that it holds: its time begins when it is told.
         state.renewed.remove(claim.uid());
         return;
@@ -67,7 +69,11 @@ pub fn examine(state: &mut State, object: &Object, holder: &Holder, at: At, gath
         gathered.facts.evidence.push(Evidence::Renewed { uid, renewals, expires_at });
     }
     let ends = renewed.since + ttl;
-    if at.now >= ends {
+    if planted::bug("claim-expires-unseen") && at.now >= ends {
+        gathered.facts.evidence.push(over(&holder.uid, ClaimEnd::Expired));
+    }
+    let remote = planted::bug("claim-expires-by-remote-time") && holder.expires_at.as_ref().is_some_and(|end| at.time >= end.0);
+    if at.now >= ends || remote {
         gathered.suspects.push(suspect(Some(renewed.renewals)));
     } else {
         sooner(&mut gathered.again, ends);

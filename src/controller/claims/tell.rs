@@ -15,6 +15,7 @@ use tracing::info;
 use super::{
     ClaimFacts,
     answer::{Answer, Answers, ends, expired, status},
+    ask::prove,
     look::AT_ONCE,
 };
 use crate::{
@@ -30,7 +31,8 @@ use crate::{
         world::State,
     },
     plan::Kind,
-    rules::{Decision, Who},
+    planted,
+    rules::{Decision, Evidence, Who},
 };
 
 /// What a Claim waits for is written when it begins to wait, and then at most this often.
@@ -43,14 +45,14 @@ fn new<'a>(decision: &Decision, gathered: &'a Gathered) -> HashMap<&'a str, &'a 
 }
 
 /// Writes on a Claim that its time has passed, before anything is taken from it: one that is renewed at the same moment is either told so by the answer, or
-/// keeps what it holds. Whatever else a live look shows is left to the proof.
-pub async fn expire(context: &Context, key: &Key, holder: &Holder, unrenewed: i64, now: Timestamp) -> Result<(), TurnError> {
+/// keeps what it holds. Gives what this, or whatever else the live look shows, proves.
+pub async fn expire(context: &Context, key: &Key, holder: &Holder, unrenewed: i64, now: Timestamp) -> Result<Vec<Evidence>, TurnError> {
     let Holder { namespace, name, uid, .. } = holder.clone();
     let live = context.eye.claim(&Who { kind: HolderKind::Claim, namespace, name, uid }).await?;
-    match live.filter(|claim| claim.claim.spec.renewals == unrenewed && claim.end_of(holder.token).is_none()) {
-        Some(claim) => write(context, key, &claim, &Answer::Expired(expired(key)), now).await,
-        None => Ok(()),
-    }
+    let unrenewed = |claim: &&ClaimFacts| claim.claim.spec.renewals == unrenewed && claim.end_of(holder.token).is_none();
+    let Some(due) = live.as_ref().filter(unrenewed) else { return Ok(prove(holder, live.as_ref())) };
+    let told = write(context, key, due, &Answer::Expired(expired(key)), now).await?;
+    Ok(told.map(|told| prove(holder, Some(&told))).unwrap_or_default())
 }
 
 /// Adds to new holds of Claims when they end unless they are renewed.
@@ -107,7 +109,7 @@ pub async fn tell(
             }
         }
     }
-    let writes = answers.into_iter().map(async |(claim, answer)| write(context, key, &claim, &answer, now).await);
+    let writes = answers.into_iter().map(async |(claim, answer)| write(context, key, &claim, &answer, now).await.map(|_| ()));
     done.extend(stream::iter(writes).buffered(AT_ONCE).collect::<Vec<_>>().await);
     done.into_iter().collect()
 }
@@ -129,9 +131,10 @@ fn says_more(state: &mut State, key: &Key, claim: &ClaimFacts, answer: &Answer, 
     true
 }
 
-async fn write(context: &Context, key: &Key, claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> Result<(), TurnError> {
-    match written(context, key, claim, answer, now).await {
-        Ok(told) => context.world.update(|state| state.refresh_claim(told)),
+/// Writes an answer on a Claim, unless somebody wrote on it in between. Gives the Claim as it was written.
+async fn write(context: &Context, key: &Key, claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> Result<Option<ClaimFacts>, TurnError> {
+    let told = match written(context, key, claim, answer, now).await {
+        Ok(told) => told,
         // Somebody wrote in between, or it is gone: the next turn sees what it is now.
         Err(WriteError::Conflict) => {
             let live = context.eye.claim(&claim.who).await?;
@@ -142,29 +145,30 @@ async fn write(context: &Context, key: &Key, claim: &ClaimFacts, answer: &Answer
                     None => state.remove_claim(claim.uid()),
                 }
             });
-            return Ok(());
+            return Ok(None);
         }
         Err(error) => {
             context.world.lock().said.remove(claim.uid());
             return Err(error.into());
         }
-    }
+    };
+    context.world.update(|state| state.refresh_claim(told.clone()));
     let (reason, text) = match answer {
         // These are answers like any other: a script may ask every second.
-        Answer::Denied { reason: denied::NOT_FREE | denied::EXECUTED, .. } => return Ok(()),
+        Answer::Denied { reason: denied::NOT_FREE | denied::EXECUTED, .. } => return Ok(Some(told)),
         Answer::Denied { text, .. } => ("Denied", text),
         Answer::Expired(text) => ("Expired", text),
-        Answer::Waits(_) | Answer::Holds { .. } | Answer::Done | Answer::Released(_) => return Ok(()),
+        Answer::Waits(_) | Answer::Holds { .. } | Answer::Done | Answer::Released(_) => return Ok(Some(told)),
     };
     info!(%key, claim = claim.who.in_full(), reason, text, "told");
     context.events.publish_who(&claim.who, Note::warning(reason, text.clone()).about_primitive(key));
-    Ok(())
+    Ok(Some(told))
 }
 
 async fn written(context: &Context, key: &Key, claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> Result<ClaimFacts, WriteError> {
     let mut next = claim.claim.clone();
     // Whoever executes must not vanish before it is known how that came out.
-    if key.kind == Kind::Once && matches!(answer, Answer::Holds { .. }) && !claim.owes() {
+    if key.kind == Kind::Once && matches!(answer, Answer::Holds { .. }) && !claim.owes() && !planted::bug("claim-vanishes-unrecorded") {
         if claim.deleting() {
             return Err(WriteError::Conflict);
         }

@@ -183,11 +183,15 @@ async fn a_hold_has_its_whole_time_from_when_it_is_told() {
     let answer = Answers::of(&scene.object.key(), Some(&scene.object), &decision).to(&waiting("a"), expires_at).unwrap();
     let told = status(&waiting("a"), &answer, scene.time);
     assert_eq!(
-        (told.granted_at.unwrap().0, told.expires_at.map(|end| end.0)),
+        (told.granted_at.as_ref().unwrap().0, told.expires_at.as_ref().map(|end| end.0)),
         (scene.time, expires_at),
         "the SDK works out the ttl from these"
     );
-    scene.state.put_claim(claim("a", 2, json!({}), serde_json::to_value(status(&waiting("a"), &answer, scene.time)).unwrap()));
+    let told = claim("a", 2, json!({}), serde_json::to_value(told).unwrap());
+    let after_a_jump = scene.time.checked_add(TTL * 2).unwrap();
+    let again = status(&told, &Answer::Holds { token: 1, expires_at: after_a_jump.checked_add(TTL).ok() }, after_a_jump);
+    assert_eq!(again.expires_at.map(|end| end.0), expires_at, "also when the API server's clock was set");
+    scene.state.put_claim(told);
     assert!(suspects(&scene.look()).is_empty());
     scene.pass(TTL).await;
     assert_eq!(suspects(&scene.look()), [Some(0)]);

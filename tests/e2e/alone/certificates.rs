@@ -1,11 +1,14 @@
 //! Certificates change under load: no request fails, and who waits goes on waiting.
 
 use super::system::{Applying, Away, HOLDS, must_have_run_in_order, until_serving};
-use crate::{https, scene::Scene};
+use crate::{
+    https::{self, COORDINATOR, WEBHOOK},
+    scene::Scene,
+};
 
 /// Waits until every new connection to both Services is served with what the Secret has, and it is not this one.
 async fn until_served_anew(scene: &Scene, old: &[u8]) {
-    for service in ["konductor-webhook", "konductor-coordinator"] {
+    for service in [WEBHOOK, COORDINATOR] {
         let what = format!("{service} serves a new certificate");
         scene
             .until(&what, async || {

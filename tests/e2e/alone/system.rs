@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{
+    core::v1::Pod,
+    discovery::v1::{Endpoint, EndpointSlice},
+};
 use kube::{
     Api,
     api::{ListParams, PostParams},
@@ -18,7 +21,10 @@ use kube::{
 use serde_json::json;
 use tokio::{task::JoinHandle, time::sleep};
 
-use crate::scene::{SYSTEM, Scene};
+use crate::{
+    https::{COORDINATOR, WEBHOOK, connect},
+    scene::{SYSTEM, Scene},
+};
 
 /// Holds the Mutex that most of these tests are about.
 pub const HOLDS: &str = "konductor.io/mutex: db";
@@ -35,14 +41,25 @@ fn all_servers() -> ListParams {
     ListParams::default().labels("app.kubernetes.io/component=server")
 }
 
-/// Waits until both replicas serve, those before them are gone with their open sessions, and somebody leads.
+/// Waits until both replicas serve, those before them are gone with their open sessions, somebody leads, and the Services lead there: after an outage of the
+/// API server that is known to a Deployment long before.
 pub async fn until_serving(scene: &Scene) {
     scene.run_in_system(&["rollout", "status", "deployment/konductor", "--timeout=180s"]);
     scene
-        .until("two replicas are there, and one leads", async || {
-            servers(scene).list(&all_servers()).await.unwrap().items.len() == 2 && leader(scene).await.is_some()
+        .until("two replicas are there, one leads, and the Services lead to them", async || {
+            let there = servers(scene).list(&all_servers()).await.unwrap().items.len() == 2 && leader(scene).await.is_some();
+            let endpoints = (endpoints(scene, WEBHOOK).await, endpoints(scene, COORDINATOR).await);
+            there && endpoints == (2, 1) && connect(scene, WEBHOOK).await.is_ok() && connect(scene, COORDINATOR).await.is_ok()
         })
         .await;
+}
+
+/// How many Pods a Service leads to.
+async fn endpoints(scene: &Scene, service: &str) -> usize {
+    let slices = Api::<EndpointSlice>::namespaced(scene.client.clone(), SYSTEM);
+    let slices = slices.list(&ListParams::default().labels(&format!("kubernetes.io/service-name={service}"))).await.unwrap();
+    let ready = |endpoint: &Endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(true);
+    slices.items.into_iter().flat_map(|slice| slice.endpoints).filter(ready).count()
 }
 
 /// The processes of `konductor serve` in this Pod, found on the machine: the image has no shell to do it from inside.

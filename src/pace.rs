@@ -1,6 +1,7 @@
 //! How fast somebody may ask: so many at once, then one in each interval. Synchronous.
 
 use std::{
+    borrow::Borrow,
     collections::HashMap,
     hash::Hash,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -26,7 +27,10 @@ impl<K: Eq + Hash> Pace<K> {
     }
 
     /// Whether this one has asked too much already.
-    pub fn is_spent(&self, key: &K) -> bool {
+    pub fn is_spent<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
         self.lock().get(key).is_some_and(|until| *until > Instant::now() + self.ahead)
     }
 
