@@ -2,7 +2,7 @@
 
 use konductor::{api::names, coordinator::protocol::Token};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{people::Want, truth::NAMESPACE};
@@ -87,6 +87,11 @@ impl Pod {
 
     pub fn over(&self) -> bool {
         matches!(self.step, Step::Over { .. })
+    }
+
+    /// Whether it has been over for so long that everybody has noticed.
+    pub fn has_ended(&self) -> bool {
+        self.over_since.is_some_and(|since| since.elapsed() > Duration::from_secs(3))
     }
 
     /// What is done before its first container starts.

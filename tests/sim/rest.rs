@@ -22,12 +22,12 @@ impl Core {
             for holder in object.holders() {
                 let live = match holder.kind {
                     HolderKind::Claim => !self.claim_has_ended(&holder.uid),
-                    HolderKind::Pod => self.truth.pods.get(&holder.uid).is_some_and(|pod| !pod.over()),
+                    HolderKind::Pod => self.truth.pods.get(&holder.uid).is_some_and(|pod| !pod.has_ended()),
                     HolderKind::Job => {
                         self.job_runs(&holder.uid)
                             || self.job_waits(&holder.uid)
                             || (key.kind == Kind::WaitGroup && self.job_goes_on(&holder.uid))
-                            || pods_of(holder).iter().any(|uid| self.truth.pods.get(uid).is_some_and(|pod| !pod.over()))
+                            || pods_of(holder).iter().any(|uid| self.truth.pods.get(uid).is_some_and(|pod| !pod.has_ended()))
                     }
                 };
                 if !live {
