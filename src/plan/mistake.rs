@@ -34,8 +34,9 @@ impl Mistake {
         Self { annotation: shortened(annotation), text: shortened(text), problem: on_one_line(&problem.into()), nearest: None }
     }
 
+    /// What was meant, most likely; no valid word has control characters.
     pub(super) fn near(mut self, nearest: Option<impl Into<String>>) -> Self {
-        self.nearest = nearest.map(Into::into);
+        self.nearest = nearest.map(Into::into).filter(|nearest| !nearest.contains(char::is_control));
         self
     }
 }

@@ -247,6 +247,14 @@ fn what_does_not_go_together_is_said() {
 }
 
 #[test]
+fn a_message_is_one_line_whatever_it_quotes() {
+    for (key, value) in [("konductor.io/mutex", "mutex/a\nb"), ("konductor.io/acquire", "mutx/a\nb"), ("konductor.io/mu\ntex", "a")] {
+        let message = mistake(key, value);
+        assert!(!message.contains(char::is_control), "{message:?}");
+    }
+}
+
+#[test]
 fn nobody_waits_for_itself() {
     for (annotations, words) in [
         ([("konductor.io/arrive", "barrier/b"), ("konductor.io/barrier", "b")], "`;on=start` arrives before it waits"),
