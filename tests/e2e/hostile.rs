@@ -191,9 +191,9 @@ async fn nothing_older_than_tls_1_2_is_spoken() {
     for service in [WEBHOOK, COORDINATOR] {
         let to = address(&scene, service).await;
         for minor in [1, 2] {
-            // A fatal alert, protocol_version.
+            // A fatal alert: protocol_version, or handshake_failure, since no newer cipher is offered.
             let said = answer_to(to, &old_hello(minor)).await;
-            assert!(said.len() == 7 && said[0] == 21 && said[5..] == [2, 70], "{service}, TLS 1.{}: {said:?}", minor - 1);
+            assert!(said.len() == 7 && said[0] == 21 && matches!(said[5..], [2, 70 | 40]), "{service}, TLS 1.{}: {said:?}", minor - 1);
         }
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             let stream = connect_by(&scene, service, &[version]).await.unwrap();

@@ -85,11 +85,12 @@ pub async fn ask(scene: &Scene, path: &str, token: Option<&str>) -> Answer {
     let bearer = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     let request = format!("POST {path} HTTP/1.1\r\nHost: konductor\r\n{bearer}Content-Length: 0\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap(); // or some of it may stay here
     let mut text = Vec::new();
     // A server that closes without TLS's goodbye is no concern here: the body is judged by what it says.
-    let _ = stream.read_to_end(&mut text).await;
+    let end = stream.read_to_end(&mut text).await;
     let text = String::from_utf8_lossy(&text).into_owned();
-    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no HTTP answer: {text}"));
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no HTTP answer, {end:?}: {text}"));
     let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
     Answer { status, body }
 }

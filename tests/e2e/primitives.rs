@@ -244,6 +244,24 @@ async fn a_gate_follows_primitives_and_says_when_it_waits_for_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gate_sees_another_namespace_only_by_consent() {
+    let scene = Scene::open("gate_far").await;
+    let other = scene.open_beside("gate_far_elsewhere").await;
+    let (here, there) = (&scene.namespace, &other.namespace);
+    make(&other, "Barrier", "shared", &format!("{{expected: 1, allowedNamespaces: [{here}]}}"));
+    make(&other, "Barrier", "private", "{expected: 1}");
+    for (gate, barrier) in [("may-see", "shared"), ("may-not", "private")] {
+        make(&scene, "Gate", gate, &format!("{{conditions: [{{type: Barrier, namespace: {there}, name: {barrier}}}]}}"));
+        other.apply(&other.app(barrier).seconds(1).as_job(&format!("konductor.io/arrive: barrier/{barrier}")));
+    }
+    until_field(&other, "bar/private", ".status.phase", "Open").await;
+    until_field(&scene, "gt/may-see", ".status.phase", "Open").await;
+    assert_eq!(field(&scene, "gt/may-not", ".status.phase"), "Waiting");
+    let said = field(&scene, "gt/may-not", ".status.conditionStatuses[0].message");
+    assert!(said.contains("does not allow it"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lease_has_a_priority_for_those_that_state_none_and_a_barrier_a_quorum() {
     let scene = Scene::open("priority_and_quorum").await;
     make(&scene, "Lease", "main", "{priority: 3}");

@@ -145,6 +145,11 @@ async fn a_holder_that_was_cut_off_for_longer_than_the_ttl_is_ended_when_it_come
     let scene = Scene::open_alone("node_cut_off").await;
     let node = SecondNode::join(&scene);
     queues_for(&scene, PODS, &format!("{TTL}s"), |app| app.on_node(SECOND), |app| app.on_node(FIRST)).await;
+    scene.apply(&format!("apiVersion: konductor.io/v1\nkind: Mutex\nmetadata: {{name: fenced}}\nspec: {{ttl: {TTL}s}}\n"));
+    let ignores = "konductor.io/mutex: 'fenced;on-lost=ignore;fencing=true'";
+    scene.apply(&scene.app("ignores").on_node(SECOND).as_pod(ignores));
+    scene.until_beating("ignores").await;
+    scene.apply(&scene.app("ignores-next").on_node(FIRST).as_pod(ignores));
     node.pause();
     let since = node.until_unreachable().await;
     let mut started = Vec::new();
@@ -156,6 +161,7 @@ async fn a_holder_that_was_cut_off_for_longer_than_the_ttl_is_ended_when_it_come
         assert!(overlap(&scene.runs(&case.holder())[0], &next) > 0.0);
         started.push((*case, next));
     }
+    scene.until_beating("ignores-next").await;
     node.resume();
     for (case, next) in started {
         hold_lost(&scene, &case.holder()).await;
@@ -166,6 +172,11 @@ async fn a_holder_that_was_cut_off_for_longer_than_the_ttl_is_ended_when_it_come
         assert_eq!(scene.mutex_holders(&case.mutex()).await, [case.next()]);
         assert_eq!(scene.mutex_token(&case.mutex()).await, next.token, "{case}: nothing was granted to it again");
     }
+    // Whoever wants to is left alone: what it writes to looks at its token.
+    hold_lost(&scene, "fenced").await;
+    scene.until_beats_on("ignores").await;
+    assert!(scene.runs("ignores")[0].token < scene.runs("ignores-next")[0].token);
+    assert_eq!(scene.mutex_holders("fenced").await, ["ignores-next"]);
 }
 
 /// Twice unreachable, each time for less than the `ttl`, but for longer in all.
