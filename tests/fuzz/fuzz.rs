@@ -4,8 +4,8 @@
 //! random bytes (a tape) --> cases of the corpus, mutated by it --> a target --> checks
 //! ```
 //!
-//! `fuzz` runs some ten thousand inputs of each target; `fuzz TARGET` those of one, `INPUTS=n` so many. Built by `make fuzz`, libFuzzer writes the
-//! tapes and learns from what they reach. An input that breaks something is written to `found/TARGET` in the present folder, readable: add it to
+//! `fuzz` runs some ten thousand inputs of each target, the same each time; `fuzz TARGET` those of one, `INPUTS=n` so many. Built by `make fuzz`, libFuzzer
+//! writes the tapes and learns from what they reach. An input that breaks something is written to `found/TARGET` in the present folder, readable: add it to
 //! `corpus/TARGET` when it is understood.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 #![allow(clippy::print_stderr, reason = "a test asserts by failing, and says what it did")]
@@ -23,17 +23,20 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use bolero::check;
 use peak_alloc::PeakAlloc;
+#[cfg(not(fuzzing))]
+use rand::{Rng, SeedableRng, rngs::StdRng};
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
 /// No answer is larger, and no object that is written.
 const LARGEST_ANSWER: usize = 1024 * 1024;
+
+const LONGEST_TAPE: usize = 512;
 
 /// What is fuzzed: makes an input from a tape, and checks what konductor makes of an input.
 struct Target {
@@ -84,12 +87,21 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// libFuzzer makes the tapes.
+#[cfg(fuzzing)]
+fn drive(target: &Target, _: usize) {
+    bolero::check!(name = target.name).with_max_len(LONGEST_TAPE).for_each(|tape: &[u8]| try_one(target, &(target.make)(tape)));
+}
+
+/// The same tapes each time, so that a failure is one of what is tested.
+#[cfg(not(fuzzing))]
 fn drive(target: &Target, inputs: usize) {
-    check!(name = target.name)
-        .with_iterations(inputs)
-        .with_test_time(Duration::MAX)
-        .with_max_len(512)
-        .for_each(|tape: &[u8]| try_one(target, &(target.make)(tape)));
+    let mut random = StdRng::seed_from_u64(1);
+    for _ in 0..inputs {
+        let mut tape = vec![0; random.random_range(0..=LONGEST_TAPE)];
+        random.fill(tape.as_mut_slice());
+        try_one(target, &(target.make)(&tape));
+    }
 }
 
 /// Checks one input. What breaks is written down, the last time as small as it became.

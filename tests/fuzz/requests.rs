@@ -1,7 +1,7 @@
 //! The coordinator: whatever bytes come over a connection, it answers as HTTP does or ends it, and a Pod that was recognized gets nothing that is not its
 //! own. The API server beside it knows one Pod, whose command is wrapped, and accepts one token.
 
-use std::{cell::OnceCell, convert::Infallible, time::Duration};
+use std::{cell::OnceCell, convert::Infallible, future::pending, time::Duration};
 
 use axum::{
     Router,
@@ -137,12 +137,18 @@ fn check(input: &[u8]) -> usize {
             let connection = tokio::spawn(connection);
             let mut answer = Vec::new();
             let (mut read, mut write) = tokio::io::split(&mut ours);
-            // It may end the connection before it has read everything.
-            let written = async { _ = write.write_all(input).await };
+            // It may end the connection, or wait for somebody to read its answers, before it has read everything.
+            let writing = async {
+                _ = write.write_all(input).await;
+                pending::<()>().await;
+            };
             let reading = async {
                 while answer.len() < ENOUGH && matches!(timeout(Duration::from_secs(60), read.read_buf(&mut answer)).await, Ok(Ok(1..))) {}
             };
-            tokio::join!(written, reading);
+            tokio::select! {
+                () = reading => {}
+                () = writing => {}
+            }
             drop(ours);
             if let Err(error) = connection.await {
                 assert!(!error.is_panic(), "the connection panicked");

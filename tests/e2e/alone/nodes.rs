@@ -148,7 +148,7 @@ async fn a_holder_that_was_cut_off_for_longer_than_the_ttl_is_ended_when_it_come
     scene.apply(&format!("apiVersion: konductor.io/v1\nkind: Mutex\nmetadata: {{name: fenced}}\nspec: {{ttl: {TTL}s}}\n"));
     let ignores = "konductor.io/mutex: 'fenced;on-lost=ignore;fencing=true'";
     scene.apply(&scene.app("ignores").on_node(SECOND).as_pod(ignores));
-    scene.until_beating("ignores").await;
+    app_started(&scene, "ignores").await; // as far as konductor can know
     scene.apply(&scene.app("ignores-next").on_node(FIRST).as_pod(ignores));
     node.pause();
     let since = node.until_unreachable().await;
