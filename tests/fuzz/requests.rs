@@ -167,6 +167,6 @@ fn judge(answer: &[u8]) {
     let rest = text.strip_prefix("HTTP/1.1 ").or_else(|| text.strip_prefix("HTTP/1.0 "));
     let status = rest.and_then(|rest| rest.get(..3)?.parse::<u16>().ok());
     let status = status.unwrap_or_else(|| panic!("no HTTP: {text:.200}"));
-    assert!(matches!(status, 200 | 400 | 401 | 404 | 405 | 408 | 411 | 413 | 414 | 415 | 422 | 429 | 431 | 501 | 505), "{text:.500}");
+    assert!(matches!(status, 200 | 400 | 401 | 404 | 405 | 408 | 411 | 413 | 414 | 415 | 422 | 429 | 431 | 501 | 503 | 505), "{text:.500}");
     assert!(!text.contains("\"granted\""), "nobody wrote a grant: {text:.500}");
 }
