@@ -7,7 +7,7 @@ use crate::{
     claims::{Stage, settled},
     core::Core,
     judge::{pods_of, summary},
-    pod::Pod,
+    pod::{Pod, Step},
     request::What,
     truth::NAMESPACE,
 };
@@ -22,7 +22,9 @@ impl Core {
             for holder in object.holders() {
                 let live = match holder.kind {
                     HolderKind::Claim => !self.claim_has_ended(&holder.uid),
-                    HolderKind::Pod => self.truth.pods.get(&holder.uid).is_some_and(|pod| !pod.over()),
+                    HolderKind::Pod => {
+                        self.truth.pods.get(&holder.uid).is_some_and(|pod| !pod.over() && !matches!(pod.step, Step::After(_)))
+                    }
                     HolderKind::Job => {
                         self.job_runs(&holder.uid)
                             || self.job_waits(&holder.uid)
