@@ -15,7 +15,7 @@ use super::{
 use crate::{
     api::Admitted,
     coordinator::protocol::{Ended, Token},
-    plan::Kind,
+    plan::{Kind, OnConflict},
     planted,
 };
 
@@ -58,6 +58,11 @@ impl State {
 pub fn is_silent(state: &State, pod: &PodFacts) -> bool {
     let holds = |key: Key| state.objects.get(&key).is_some_and(|object| token_of(object, pod).is_some());
     pod.wrapped.is_some() && (state.between_runs.contains(pod.uid()) || pod.holds().all(|(key, _)| holds(key)))
+}
+
+/// Whether a Pod leaves its command out rather than waits. Its container ends well then, so that it cannot be told otherwise later.
+pub fn skips(pod: &PodFacts) -> bool {
+    pod.wrapped.is_some() && pod.plan.as_ref().is_some_and(|plan| plan.on_conflict == OnConflict::Skip)
 }
 
 /// What was said about the hold that this Pod has.
