@@ -99,7 +99,7 @@ pub async fn send(way: &Way, request: Request<Body>) -> Option<Response<Body>> {
 async fn acquire(sim: &Arc<Sim>, uid: &str, run: u64) {
     let wrapped = sim.lock().truth.pods.get(uid).is_some_and(|pod| pod.wrap.is_some());
     if wrapped {
-        reports::begin(sim, uid).await;
+        reports::until_nothing_is_left(sim, uid, None).await;
     }
     loop {
         let pause = {
@@ -108,7 +108,10 @@ async fn acquire(sim: &Arc<Sim>, uid: &str, run: u64) {
         };
         match session(sim, uid, run).await {
             Some(Verdict::Leaves(code)) if wrapped => {
-                reports::give_back(sim, uid).await;
+                match code {
+                    0 => reports::until_nothing_is_left(sim, uid, Some(false)).await,
+                    _ => reports::give_back(sim, uid).await,
+                }
                 return sim.lock().leaves_out(uid, run, code);
             }
             Some(_) => return,

@@ -49,8 +49,10 @@ pub fn drawn(chance: &mut Chance) -> Vec<Named> {
 #[derive(Clone, Copy, PartialEq)]
 pub enum On {
     Pod,
-    /// A Pod, or a Job's template of Pods, with a command that is wrapped.
+    /// A Pod with a command that is wrapped.
     Wrapped,
+    /// The same on a Job's template of Pods.
+    Template,
     Job,
 }
 
@@ -228,7 +230,8 @@ impl Core {
         let lasts = !acquire.is_empty() || !done.is_empty() || once.is_some();
         let mut options = String::new();
         for limit in ["max-hold", "start-timeout"] {
-            if lasts && self.chance.permille(60) {
+            // A Job would make another Pod for each that held for too long.
+            if lasts && on != On::Template && self.chance.permille(60) {
                 options.push_str(&format!(";{limit}={}s", self.chance.between(2, 40)));
             }
         }
@@ -238,7 +241,7 @@ impl Core {
         if skips {
             options.push_str(";on-conflict=skip");
         }
-        if on == On::Wrapped {
+        if matches!(on, On::Wrapped | On::Template) {
             options.push_str(";strategy=wrap");
             if self.chance.permille(350) {
                 options.push_str(";container=first");

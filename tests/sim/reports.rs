@@ -79,15 +79,15 @@ async fn held(sim: &Arc<Sim>, uid: &str) -> Option<Vec<Token>> {
     serde_json::from_slice::<Held>(&answer).ok().map(|held| held.holds)
 }
 
-/// Before a run asks for anything: until nothing is left that an earlier one held.
-pub async fn begin(sim: &Arc<Sim>, uid: &str) {
+/// Before a run asks for anything, of what an earlier one held; and before one ends well that leaves its command out.
+pub async fn until_nothing_is_left(sim: &Arc<Sim>, uid: &str, succeeded: Option<bool>) {
     loop {
         if let Some(holds) = held(sim, uid).await {
             if holds.is_empty() {
                 return;
             }
             let Some(bearer) = sim.lock().truth.pods.get(uid).map(crate::pod::Pod::bearer) else { return };
-            let said = say(sim, uid, bearer, Ended { holds, succeeded: None });
+            let said = say(sim, uid, bearer, Ended { holds, succeeded });
             let _ = timeout(Duration::from_secs(10), said).await;
         }
         let pause = {

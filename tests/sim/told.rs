@@ -56,7 +56,7 @@ impl Core {
         self.stats.left_out += 1;
         let Some(person) = self.truth.people.get(uid).cloned() else { return };
         let began = self.truth.pods.get(uid).and_then(|pod| pod.wrap.as_ref()).map(|wrap| wrap.began);
-        let from = began.and_then(|began| began.checked_sub(LATE)).unwrap_or(person.born).max(person.born);
+        let from = began.and_then(|began| began.checked_sub(self.margin())).unwrap_or(person.born).max(person.born);
         if !person.wraps || !self.is_left_out_rightly(&person, from) {
             self.violation("3 (skipped)", format!("the command of {uid} was left out for no reason"));
         }

@@ -39,7 +39,7 @@ impl Core {
         } else {
             let name = format!("j{number}");
             // A Job cannot be wrapped, but the Pods that it makes.
-            let on = if self.chance.permille(200) { On::Wrapped } else { On::Job };
+            let on = if self.chance.permille(200) { On::Template } else { On::Job };
             let Wish { annotations, words, patient, .. } = self.wish(on);
             if self.get(What::Jobs, NAMESPACE, &name).is_none() {
                 let wide = if self.chance.permille(250) { 2 } else { 1 };
@@ -51,7 +51,7 @@ impl Core {
                     "spec": {"parallelism": wide, "completions": wide, "backoffLimit": self.chance.between(0, 3),
                         "template": {"spec": spec}},
                 });
-                let place = if on == On::Wrapped { &mut object["spec"]["template"] } else { &mut object };
+                let place = if on == On::Template { &mut object["spec"]["template"] } else { &mut object };
                 place["metadata"]["annotations"] = annotations;
                 if self.chance.permille(250) {
                     object["spec"]["ttlSecondsAfterFinished"] = 0.into();
