@@ -51,7 +51,16 @@ impl Core {
     /// Promise 7: whoever owes its end may vanish once that is on record, where it is counted.
     fn judge_freed(&mut self, person: &Person, before: &Value) {
         let uid = &person.uid;
-        // Its Pod may live on for long when its part is done.
+        // Its Pod may live on for long when its part is done, and is kept no longer. But that part may run again, when its sandbox is made anew.
+        let goes_on = self.truth.pods.get(uid).is_some_and(|pod| person.wraps && !pod.over() && !pod.removed);
+        let unexecuted = |want: &&Want| {
+            matches!(want.role, Role::Execute { .. })
+                && !self.judge.open.after(&want.key, person.born)
+                && !self.was_absent(&want.key, person.born)
+        };
+        if let Some(want) = person.holds().find(|want| goes_on && unexecuted(want)) {
+            self.violation("7 (lost)", format!("{uid} may vanish, and may still execute {}", want.key));
+        }
         let executed = |want: &&Want| {
             let object = self.primitive(&want.key).filter(|_| person.wraps && matches!(want.role, Role::Execute { .. }));
             let holder = object.and_then(|object| object.holders().iter().find(|holder| holder.uid == *uid).cloned());
