@@ -106,7 +106,11 @@ async fn acquire(sim: &Arc<Sim>, uid: &str, run: u64) {
             let core = &mut *sim.lock();
             core.chance.millis(100, if core.chaos { 4000 } else { 500 })
         };
-        match session(sim, uid, run).await {
+        let ended = session(sim, uid, run).await;
+        if let Some(pod) = sim.lock().truth.pods.get_mut(uid) {
+            pod.session = None;
+        }
+        match ended {
             Some(Verdict::Leaves(code)) if wrapped => {
                 match code {
                     0 => reports::until_nothing_is_left(sim, uid, Some(false)).await,
@@ -116,9 +120,6 @@ async fn acquire(sim: &Arc<Sim>, uid: &str, run: u64) {
             }
             Some(_) => return,
             None => {}
-        }
-        if let Some(pod) = sim.lock().truth.pods.get_mut(uid) {
-            pod.session = None;
         }
         sleep(pause).await;
     }

@@ -198,7 +198,9 @@ impl Core {
             let shown = self.truth.well_shown.get(&(key.seen_from(NAMESPACE), holder.token));
             return shown.is_some_and(|(_, at)| *at + self.margin() <= sent);
         }
-        person.shown.is_some()
+        // What it did before there was this object, or before it held it once more, was done for another.
+        let since = self.judge.held.get(&(key.clone(), holder.uid.clone()));
+        person.shown.is_some_and(|shown| since.is_none_or(|since| *since <= shown))
     }
 
     /// A WaitGroup is done when its last member is.
