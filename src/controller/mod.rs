@@ -236,7 +236,7 @@ impl Context {
         }
         let pod = self.eye.pod(namespace, name, uid).await?;
         if let Some(pod) = pod.as_ref().filter(|pod| pod.plan.is_some()) {
-            self.world.update(|state| state.put_pod(pod.clone()));
+            self.world.update(|state| state.meet_pod(pod.clone()));
         }
         Ok(pod)
     }

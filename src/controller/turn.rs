@@ -161,7 +161,7 @@ async fn gather(context: &Context, key: &Key, object: Option<&Object>, time: Tim
     let mut gone = Vec::new();
     for unknown in &gathered.unknown_jobs {
         match context.eye.job(unknown).await? {
-            Some(job) => context.world.lock().put_job(job),
+            Some(job) => context.world.lock().meet_job(job),
             None => gone.push(unknown.uid.clone()),
         }
     }
