@@ -20,7 +20,7 @@ pub fn bug(name: &str) -> bool {
 
 /// All of them.
 #[cfg(feature = "planted-bugs")]
-pub const ALL: [&str; 36] = [
+pub const ALL: [&str; 41] = [
     "status-without-version",
     "blind-retry-after-conflict",
     "granted-before-written",
@@ -57,6 +57,11 @@ pub const ALL: [&str; 36] = [
     "claim-vanishes-unrecorded",
     "step-applied-again",
     "holder-arrives-twice",
+    "report-ends-any-hold",
+    "once-believes-the-report",
+    "end-of-any-run-counts",
+    "held-from-cache",
+    "freed-though-it-may-run-again",
 ];
 
 /// A status write that the last writer wins.

@@ -352,11 +352,12 @@ fn what_an_earlier_run_held_is_given_back_first() {
 fn who_is_skipped_exits_well_without_having_run() {
     let answer = json!({ "event": "skipped", "message": "once/x has been executed" });
     let held = json!([{ "target": "mutex/db", "token": 7 }]);
-    let stage = Stage::holding(Some(answer), vec![json!([]), held.clone()]);
+    let stage = Stage::holding(Some(answer), vec![json!([]), held.clone(), held.clone()]);
     let output = stage.sh("echo ran").output().unwrap();
     assert_eq!((code(output.status), output.stdout), (0, Vec::new()));
     assert!(String::from_utf8_lossy(&output.stderr).contains("skipped: once/x has been executed"));
     assert_eq!(stage.last_report(), json!({ "holds": held, "succeeded": false }), "it keeps nothing from others");
+    assert_eq!(stage.paths()[1..], ["/v1/acquire", "/v1/held", "/v1/ended", "/v1/held", "/v1/ended", "/v1/held"], "until that is done");
     assert_eq!(stage.last_words(), "");
 }
 

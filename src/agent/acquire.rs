@@ -42,8 +42,17 @@ pub async fn run(coordinator: &Coordinator, settings: &Settings, voice: &mut Voi
 /// The same for a command that is wrapped. Each run of it holds anew, with new tokens: what an earlier one left is given back first.
 pub async fn anew(coordinator: &Coordinator, settings: &Settings, voice: &mut Voice) -> Result<Vec<Token>, Outcome> {
     let mut acquiring = Acquiring::begin(coordinator, settings, voice);
-    acquiring.give_back().await?;
-    let tokens = acquiring.granted().await?;
+    acquiring.give_back(None).await?;
+    let tokens = match acquiring.granted().await {
+        Ok(tokens) => tokens,
+        Err(outcome) => {
+            if outcome == Outcome::Skipped {
+                // Its container ends well, and no other run of it follows that would give back what this one has got so far.
+                acquiring.give_back(Some(false)).await?;
+            }
+            return Err(outcome);
+        }
+    };
     acquiring.say_tokens(&tokens);
     Ok(tokens)
 }
@@ -75,8 +84,9 @@ impl<'a> Acquiring<'a> {
         }
     }
 
-    /// Waits until nothing is left that an earlier run of this container held. It has ended, or this one would not run.
-    async fn give_back(&mut self) -> Result<(), Outcome> {
+    /// Waits until nothing is left that an earlier run of this container held, which has ended, or this one would not run; or that this one holds, which
+    /// will not run its command.
+    async fn give_back(&mut self, succeeded: Option<bool>) -> Result<(), Outcome> {
         loop {
             let left = self.coordinator.held().await;
             let given = match left {
@@ -84,7 +94,7 @@ impl<'a> Acquiring<'a> {
                     self.heard();
                     return Ok(());
                 }
-                Ok(holds) => self.coordinator.ended(&Ended { holds, succeeded: None }).await,
+                Ok(holds) => self.coordinator.ended(&Ended { holds, succeeded }).await,
                 Err(failure) => Err(failure),
             };
             match given {

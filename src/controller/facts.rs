@@ -143,7 +143,9 @@ impl PodFacts {
 
     /// Whether it can run no more under the hold of this primitive that has this token.
     pub fn is_out(&self, key: &Key, token: i64) -> bool {
-        self.ended || self.wrapped.as_ref().is_some_and(|wrapped| wrapped.over || self.run_ended(wrapped, key, token).is_some())
+        let any = |wrapped: &Wrapped| wrapped.last.is_some() && planted::bug("end-of-any-run-counts");
+        self.ended
+            || self.wrapped.as_ref().is_some_and(|wrapped| wrapped.over || self.run_ended(wrapped, key, token).is_some() || any(wrapped))
     }
 
     /// Whether it succeeded under that hold, if that is known.

@@ -23,7 +23,7 @@ use crate::{
     api::{HolderKind, names},
     plan::{On, Role},
     planted,
-    rules::Who,
+    rules::{Record, Who},
 };
 
 /// Somebody who has ended and still carries the finalizer.
@@ -34,6 +34,8 @@ struct Debtor {
     deleting: bool,
     /// Whether it can have no outcome any more: a Job that is deleted before it is over would keep its Pods running for as long as it stays.
     void: bool,
+    /// Whether it may live on, and its wrapped command may run again: an init container does when the Pod's sandbox is made anew.
+    lives: bool,
     owed: Vec<(Key, Role)>,
 }
 
@@ -66,6 +68,7 @@ fn debtors(context: &Context, key: &Key) -> Vec<Debtor> {
         outcome: job.outcome,
         deleting: job.deleting,
         void: !job.terminal,
+        lives: false,
         owed: owed(&mut job.items().map(|(key, item)| (key, item.role))),
     });
     let pods = state.pods_of.get(key).into_iter().flatten().filter_map(|uid| state.pods.get(uid));
@@ -75,6 +78,7 @@ fn debtors(context: &Context, key: &Key) -> Vec<Debtor> {
         outcome: pod.outcome,
         deleting: pod.deleting,
         void: stillborn(pod),
+        lives: !pod.ended && !stillborn(pod) && !planted::bug("freed-though-it-may-run-again"),
         owed: owed(&mut pod.items().map(|(key, item)| (key, item.role))),
     });
     jobs.chain(pods).collect()
@@ -107,8 +111,14 @@ fn on_record(debtor: &Debtor, role: Role, object: Option<&Object>) -> bool {
         // It may still be made; but who is deleted does not wait for that.
         (Role::Arrive { .. }, None) => debtor.deleting,
         (Role::Arrive { .. }, Some(object)) => ask::arrived(object, uid) || !object.allows(namespace),
+        // It leaves its command out from then on. Whoever was left out for another reason may yet execute it.
+        (Role::Execute { .. }, object) if debtor.lives => object.is_some_and(|object| executed(object) && !ask::holds(object, uid)),
         (_, object) => !object.is_some_and(|object| ask::holds(object, uid)),
     }
+}
+
+fn executed(object: &Object) -> bool {
+    matches!(object.record(), Record::Once(once) if once.executed.is_some())
 }
 
 /// Frees it as it is now, if that is still right: what was to have no outcome may have come to one in the last moment.
@@ -123,4 +133,29 @@ where
     let others: Vec<&String> = meta.finalizers.iter().flatten().filter(|finalizer| *finalizer != names::OUTCOME_FINALIZER).collect();
     let metadata = here(meta, Some(("finalizers", json!(others))));
     written(api.patch(&who.name, &PatchParams::default(), &Patch::Merge(json!({ "metadata": metadata }))).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Once;
+
+    /// Its finalizer would be gone when its sandbox is made anew, and with the Pod the success of the run that follows.
+    #[test]
+    fn whoever_may_still_execute_a_once_owes_its_end() {
+        let who = Who { kind: HolderKind::Pod, namespace: "ns".to_owned(), name: "p".to_owned(), uid: "p".to_owned() };
+        let debtor = |lives| Debtor { who: who.clone(), outcome: None, deleting: false, void: false, lives, owed: Vec::new() };
+        let once = |executed: bool| {
+            let by = json!({ "uid": "o", "kind": "Pod", "namespace": "ns", "name": "other" });
+            let status = json!({ "executed": true, "executedBy": by, "executedAt": "2026-01-01T00:00:00Z" });
+            let mut once = Once::new("x", Default::default());
+            once.status = executed.then(|| serde_json::from_value(status).unwrap());
+            Object::from(once)
+        };
+        let role = Role::Execute { priority: 0 };
+        assert!(!on_record(&debtor(true), role, Some(&once(false))));
+        assert!(!on_record(&debtor(true), role, None), "it may be made anew");
+        assert!(on_record(&debtor(true), role, Some(&once(true))));
+        assert!(on_record(&debtor(false), role, Some(&once(false))), "it has ended");
+    }
 }

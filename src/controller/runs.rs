@@ -15,7 +15,8 @@ use super::{
 use crate::{
     api::Admitted,
     coordinator::protocol::{Ended, Token},
-    plan::Kind,
+    plan::{Kind, OnConflict},
+    planted,
 };
 
 /// How long the status of a Pod may be behind what its kubelet knows, while the API server can be reached: longer than a kubelet takes to write it again.
@@ -59,6 +60,11 @@ pub fn is_silent(state: &State, pod: &PodFacts) -> bool {
     pod.wrapped.is_some() && (state.between_runs.contains(pod.uid()) || pod.holds().all(|(key, _)| holds(key)))
 }
 
+/// Whether a Pod leaves its command out rather than waits. Its container ends well then, so that it cannot be told otherwise later.
+pub fn skips(pod: &PodFacts) -> bool {
+    pod.wrapped.is_some() && pod.plan.as_ref().is_some_and(|plan| plan.on_conflict == OnConflict::Skip)
+}
+
 /// What was said about the hold that this Pod has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {
@@ -75,10 +81,11 @@ pub enum Said {
 pub fn said(state: &State, object: &Object, pod: &Admitted, at: At, gathered: &mut Gathered) -> Said {
     let key = object.key();
     let once = key.kind == Kind::Once;
-    let report = state.reports.get(&(pod.uid.clone(), key)).filter(|report| report.token == pod.token);
+    let of_it = |report: &&Report| report.token == pod.token || planted::bug("report-ends-any-hold");
+    let report = state.reports.get(&(pod.uid.clone(), key)).filter(of_it);
     match report {
         None => Said::Nothing,
-        Some(Report { succeeded: Some(true), .. }) if once => Said::Nothing,
+        Some(Report { succeeded: Some(true), .. }) if once && !planted::bug("once-believes-the-report") => Said::Nothing,
         Some(Report { succeeded: None, since, .. }) if once => {
             let until = *since + STATUS_WITHIN;
             if at.now >= until {

@@ -125,8 +125,9 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
 fn unsure(state: &State, decision: &Decision, read_at: Option<Instant>) -> bool {
     let never = decision.refused.iter().any(|refusal| refusal.why == Refused::NotAllowed);
     let lost = decision.settled.iter().any(|settled| settled.how != Settlement::Counted);
-    // A Job that is skipped or failed stays so, and so does a Claim that is answered.
-    let stays = |uid: &String| state.jobs.contains_key(uid) || state.claims.contains_key(uid);
+    // A Job that is skipped or failed stays so, and so does a Claim that is answered, and a command that is left out.
+    let left_out = |uid: &String| state.pods.get(uid).is_some_and(runs::skips);
+    let stays = |uid: &String| state.jobs.contains_key(uid) || state.claims.contains_key(uid) || left_out(uid);
     let answered = decision.refused.iter().any(|refusal| stays(&refusal.asker));
     // What is counted with this write needs no reading; what was counted before may have been in an earlier round.
     let counted = !decision.changed && decision.settled.iter().any(|settled| state.claims.contains_key(&settled.uid));
@@ -160,7 +161,7 @@ async fn gather(context: &Context, key: &Key, object: Option<&Object>, time: Tim
     let mut gone = Vec::new();
     for unknown in &gathered.unknown_jobs {
         match context.eye.job(unknown).await? {
-            Some(job) => context.world.lock().put_job(job),
+            Some(job) => context.world.lock().meet_job(job),
             None => gone.push(unknown.uid.clone()),
         }
     }
@@ -413,5 +414,37 @@ fn forget_gone(state: &mut State, before: &Object, after: &Object) {
     for uid in before.holders().iter().flat_map(names).filter(|uid| !kept.contains(uid)).chain(forgotten) {
         state.gone.remove(&uid);
         runs::forget(state, &after.key(), &uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{api::names, controller::PodFacts};
+
+    /// A Pod with a wrapped command that says this.
+    fn pod(annotation: &str) -> PodFacts {
+        let pod = json!({
+            "metadata": {
+                "name": "p", "namespace": "ns", "uid": "p", "labels": { names::INJECTED_LABEL: "true" },
+                "annotations": { "konductor.io/mutex": annotation },
+            },
+            "spec": { "containers": [{ "name": "app", "command": [names::WRAPPER, "agent", "wrap", "--", "work"] }] },
+        });
+        PodFacts::of(&serde_json::from_value(pod).unwrap())
+    }
+
+    /// Its container ends well and is not started again: what a stalled watch still shows as held is no reason for that.
+    #[test]
+    fn a_command_is_left_out_only_if_a_live_read_says_that_somebody_holds() {
+        let refused = Decision { refused: vec![Refusal { asker: "p".to_owned(), why: Refused::NotFree }], ..Decision::default() };
+        for (annotation, unsure_at_first) in [("db;strategy=wrap;on-conflict=skip", true), ("db;strategy=wrap;timeout=0s", false)] {
+            let mut state = State::default();
+            state.put_pod(pod(annotation));
+            assert_eq!(unsure(&state, &refused, None), unsure_at_first, "{annotation}");
+            assert!(!unsure(&state, &refused, Some(Instant::now())), "{annotation}");
+        }
     }
 }

@@ -4,10 +4,10 @@
 use super::{
     facts::PodFacts,
     object::{self, Key, Object},
+    runs,
 };
 use crate::{
     coordinator::{protocol::Reason, session::Place},
-    plan::OnConflict,
     rules::{Refused, Why},
 };
 
@@ -97,7 +97,7 @@ pub fn refusal(key: &Key, object: Option<&Object>, why: Refused, namespace: &str
 pub fn answer(key: &Key, object: Option<&Object>, why: Refused, pod: &PodFacts) -> Option<Place> {
     let place = refused(key, object, why, &pod.who.namespace);
     let held = pod.items().any(|(named, item)| named == *key && item.role.has_token());
-    let skips = pod.wrapped.is_some() && held && pod.plan.as_ref().is_some_and(|plan| plan.on_conflict == OnConflict::Skip);
+    let skips = held && runs::skips(pod);
     match place {
         Place::Refused { message, .. } if skips && why == Refused::NotFree => {
             // Nobody has it, and still it is not free, as when it is paused: that is no reason to leave a run out.

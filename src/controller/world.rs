@@ -266,6 +266,20 @@ impl State {
         self.jobs.insert(job.who.uid.clone(), job);
     }
 
+    /// A Job was read because it was not in the picture. What a watch has brought since then may be newer than the read, and nothing would bring it again.
+    pub fn meet_job(&mut self, job: JobFacts) {
+        if !self.jobs.contains_key(&job.who.uid) {
+            self.put_job(job);
+        }
+    }
+
+    /// The same of a Pod.
+    pub fn meet_pod(&mut self, pod: PodFacts) {
+        if !self.pods.contains_key(pod.uid()) {
+            self.put_pod(pod);
+        }
+    }
+
     /// A Job is not seen any more.
     pub fn remove_job(&mut self, uid: &str) {
         let Some(job) = self.jobs.remove(uid) else { return };
@@ -387,6 +401,28 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+
+    /// An answer that comes late would leave a Job's hold with it for ever.
+    #[test]
+    fn what_a_watch_has_brought_is_not_overwritten_by_a_read_that_began_before() {
+        let job = |suspended: bool| {
+            let job = serde_json::json!({ "metadata": { "name": "j", "namespace": "ns", "uid": "j" }, "spec": { "suspend": suspended } });
+            JobFacts::of(&serde_json::from_value(job).unwrap())
+        };
+        let mut state = State::default();
+        state.meet_job(job(false));
+        assert!(!state.jobs["j"].suspended);
+        state.put_job(job(true));
+        state.meet_job(job(false));
+        assert!(state.jobs["j"].suspended);
+        let pod = |node: &str| {
+            let pod = serde_json::json!({ "metadata": { "name": "p", "namespace": "ns", "uid": "p" }, "spec": { "nodeName": node, "containers": [] } });
+            PodFacts::of(&serde_json::from_value(pod).unwrap())
+        };
+        state.put_pod(pod("new"));
+        state.meet_pod(pod("old"));
+        assert_eq!(state.pods["p"].node.as_deref(), Some("new"));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_node_that_was_back_in_between_is_counted_anew() {

@@ -13,7 +13,8 @@ use tower::ServiceExt;
 use crate::{
     core::{Core, Sim},
     pod::Connected,
-    truth::Errand,
+    reports,
+    truth::{Errand, exit_code},
 };
 
 /// Starts what the kubelets asked for.
@@ -25,6 +26,10 @@ pub fn start(sim: &Arc<Sim>) {
             Errand::Acquire { uid, run, until } => {
                 tokio::spawn(until.run_until_cancelled_owned(async move { acquire(&sim, &uid, run).await }));
             }
+            Errand::Report { uid, bearer, ended } => drop(reports::say(&sim, &uid, bearer, ended)),
+            Errand::GiveBack { uid, until } => {
+                tokio::spawn(until.run_until_cancelled_owned(async move { reports::give_back(&sim, &uid).await }));
+            }
             Errand::Verify { uid } => {
                 tokio::spawn(async move { verify(&sim, &uid).await });
             }
@@ -35,68 +40,93 @@ pub fn start(sim: &Arc<Sim>) {
     }
 }
 
-/// A way to a process.
+/// A way to a process, for a Pod.
 struct Route {
-    process: usize,
-    router: Router,
-    life: CancellationToken,
+    way: Way,
     bearer: String,
 }
 
+/// A way to a process.
+pub struct Way {
+    process: usize,
+    router: Router,
+    life: CancellationToken,
+}
+
+/// What an agent does next that was told how it ends.
+enum Verdict {
+    Runs,
+    Leaves(i32),
+}
+
 impl Core {
-    /// The Service leads to the leader, or, while its endpoints are out of date, to anybody.
     fn route(&mut self, uid: &str) -> Option<Route> {
-        let pod = self.truth.pods.get(uid)?;
-        if self.truth.nodes.get(pod.node).is_some_and(|node| node.silent.is_some()) {
+        let bearer = self.truth.pods.get(uid)?.bearer();
+        if self.is_cut_off(uid) {
             return None;
         }
-        let bearer = pod.bearer();
+        Some(Route { way: self.way()?, bearer })
+    }
+
+    /// Whether nothing comes through to or from a Pod's node.
+    pub fn is_cut_off(&self, uid: &str) -> bool {
+        let node = self.truth.pods.get(uid).and_then(|pod| self.truth.nodes.get(pod.node));
+        node.is_some_and(|node| node.silent.is_some())
+    }
+
+    /// The Service leads to the leader, or, while its endpoints are out of date, to anybody.
+    pub fn way(&mut self) -> Option<Way> {
         let leading: Vec<usize> = (0..self.processes.len()).filter(|index| self.processes[*index].leading).collect();
         let any: Vec<usize> = (0..self.processes.len()).collect();
         let stray = self.chaos && self.chance.permille(50);
         let process = *self.chance.pick(if stray || leading.is_empty() { &any } else { &leading })?;
-        let Process { router, life } = Process::of(self, process)?;
-        Some(Route { process, router, life, bearer })
-    }
-}
-
-struct Process {
-    router: Router,
-    life: CancellationToken,
-}
-
-impl Process {
-    fn of(core: &Core, process: usize) -> Option<Self> {
-        let process = core.processes.get(process)?;
-        Some(Self { router: process.router.clone()?, life: process.life.clone() })
+        let found = self.processes.get(process)?;
+        Some(Way { process, router: found.router.clone()?, life: found.life.clone() })
     }
 }
 
 async fn post(route: &Route, path: &str) -> Option<Response<Body>> {
     let request = Request::post(path).header("authorization", &route.bearer).body(Body::empty()).ok()?;
-    let answer = route.life.run_until_cancelled(timeout(Duration::from_secs(10), route.router.clone().oneshot(request))).await?;
+    send(&route.way, request).await
+}
+
+pub async fn send(way: &Way, request: Request<Body>) -> Option<Response<Body>> {
+    let answer = way.life.run_until_cancelled(timeout(Duration::from_secs(10), way.router.clone().oneshot(request))).await?;
     answer.ok()?.ok()
 }
 
 /// Connects again and again until it is told how it ends.
 async fn acquire(sim: &Arc<Sim>, uid: &str, run: u64) {
+    let wrapped = sim.lock().truth.pods.get(uid).is_some_and(|pod| pod.wrap.is_some());
+    if wrapped {
+        reports::until_nothing_is_left(sim, uid, None).await;
+    }
     loop {
         let pause = {
             let core = &mut *sim.lock();
             core.chance.millis(100, if core.chaos { 4000 } else { 500 })
         };
-        if session(sim, uid, run).await.is_some() {
-            return;
-        }
+        let ended = session(sim, uid, run).await;
         if let Some(pod) = sim.lock().truth.pods.get_mut(uid) {
             pod.session = None;
+        }
+        match ended {
+            Some(Verdict::Leaves(code)) if wrapped => {
+                match code {
+                    0 => reports::until_nothing_is_left(sim, uid, Some(false)).await,
+                    _ => reports::give_back(sim, uid).await,
+                }
+                return sim.lock().leaves_out(uid, run, code);
+            }
+            Some(_) => return,
+            None => {}
         }
         sleep(pause).await;
     }
 }
 
 /// One session; `None` if it ended without a verdict.
-async fn session(sim: &Arc<Sim>, uid: &str, run: u64) -> Option<()> {
+async fn session(sim: &Arc<Sim>, uid: &str, run: u64) -> Option<Verdict> {
     let asked_at = Instant::now();
     let route = sim.lock().route(uid)?;
     let response = post(&route, "/v1/acquire").await?;
@@ -106,8 +136,8 @@ async fn session(sim: &Arc<Sim>, uid: &str, run: u64) -> Option<()> {
     let (breaks_after, half_open) = {
         let core = &mut *sim.lock();
         let since = Instant::now();
-        core.truth.pods.get_mut(uid)?.session = Some(Connected { process: route.process, since });
-        core.note((8, route.process as u64), |_| format!("agent  {uid} has a session with konductor-{}", route.process));
+        core.truth.pods.get_mut(uid)?.session = Some(Connected { process: route.way.process, since });
+        core.note((8, route.way.process as u64), |_| format!("agent  {uid} has a session with konductor-{}", route.way.process));
         core.stats.waits += 1;
         let breaks = core.strikes_agent(4).then(|| core.chance.millis(10, 10_000));
         (breaks, core.chance.coin())
@@ -116,12 +146,9 @@ async fn session(sim: &Arc<Sim>, uid: &str, run: u64) -> Option<()> {
     let deadline = breaks_after.map(|after| Instant::now() + after);
     loop {
         let patience = deadline.map_or(Duration::from_secs(16), |at| at.saturating_duration_since(Instant::now()));
-        let frame = route.life.run_until_cancelled(timeout(patience, body.frame())).await?;
+        let frame = route.way.life.run_until_cancelled(timeout(patience, body.frame())).await?;
         // The node may have fallen silent, or the connection broke: the coordinator may not notice for a while.
-        let silent = {
-            let core = sim.lock();
-            core.truth.pods.get(uid).and_then(|pod| core.truth.nodes.get(pod.node)).is_some_and(|node| node.silent.is_some())
-        };
+        let silent = sim.lock().is_cut_off(uid);
         let Ok(frame) = frame else {
             linger(body, half_open);
             return None;
@@ -145,14 +172,16 @@ async fn session(sim: &Arc<Sim>, uid: &str, run: u64) -> Option<()> {
                         return None;
                     }
                     sim.lock().told(uid, run, tokens, asked_at);
-                    return Some(());
+                    return Some(Verdict::Runs);
                 }
                 Progress::Refused { reason, message: _ } => {
                     sim.lock().refused(uid, run, reason);
-                    return Some(());
+                    return Some(Verdict::Leaves(exit_code(reason)));
                 }
-                // No command is wrapped here.
-                Progress::Skipped { message } => sim.lock().violation("skipped", format!("{uid}: {message}")),
+                Progress::Skipped { message } => {
+                    sim.lock().judge_skipped(uid, &message);
+                    return Some(Verdict::Leaves(0));
+                }
                 Progress::Waiting { .. } | Progress::Heartbeat => {}
             }
         }
@@ -160,7 +189,7 @@ async fn session(sim: &Arc<Sim>, uid: &str, run: u64) -> Option<()> {
 }
 
 impl Core {
-    fn strikes_agent(&mut self, times: u64) -> bool {
+    pub fn strikes_agent(&mut self, times: u64) -> bool {
         let frequency = self.faults.agent * times;
         self.strikes(frequency)
     }
@@ -187,7 +216,7 @@ fn linger(body: Body, half_open: bool) {
     }
 }
 
-async fn ask(sim: &Arc<Sim>, uid: &str, path: &str) -> Option<Vec<u8>> {
+pub async fn ask(sim: &Arc<Sim>, uid: &str, path: &str) -> Option<Vec<u8>> {
     let route = sim.lock().route(uid)?;
     let response = post(&route, path).await?;
     if response.status() != 200 {

@@ -45,6 +45,17 @@ pub fn drawn(chance: &mut Chance) -> Vec<Named> {
     cast
 }
 
+/// On what a person writes.
+#[derive(Clone, Copy, PartialEq)]
+pub enum On {
+    Pod,
+    /// A Pod with a command that is wrapped.
+    Wrapped,
+    /// The same on a Job's template of Pods.
+    Template,
+    Job,
+}
+
 /// What a person writes on a Pod or a Job.
 pub struct Wish {
     pub annotations: Value,
@@ -128,21 +139,21 @@ impl Core {
     }
 
     /// What somebody writes, as annotations.
-    pub fn wish(&mut self, job: bool) -> Wish {
+    pub fn wish(&mut self, on: On) -> Wish {
         let mut items = Items::default();
         let mut count = 0;
         for named in self.cast.clone() {
             if self.chance.permille(if count == 0 { 450 } else { 200 }) {
-                self.item(named, job, &mut items);
+                self.item(named, on, &mut items);
                 count += 1;
             }
         }
         if count == 0
             && let Some(named) = self.chance.pick(&self.cast).copied()
         {
-            self.item(named, job, &mut items);
+            self.item(named, on, &mut items);
         }
-        let gated = self.options(job, &mut items);
+        let gated = self.options(on, &mut items);
         let lists = [("wait", &items.wait), ("acquire", &items.acquire), ("arrive", &items.arrive), ("done", &items.done)];
         let mut annotations = json!({});
         for (word, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
@@ -153,11 +164,12 @@ impl Core {
         }
         let words = annotations.to_string();
         // A Pod that is restarted for ever after its time is over, or that waits for what never comes or is done, would never come to an end.
-        let patient = items.wait.is_empty() && items.once.is_none() && !words.contains("timeout");
+        let once = items.once.is_some() && !words.contains("strategy=wrap");
+        let patient = items.wait.is_empty() && !once && !words.contains("timeout");
         Wish { annotations, words, gated, patient }
     }
 
-    fn item(&mut self, (what, name): Named, job: bool, items: &mut Items) {
+    fn item(&mut self, (what, name): Named, on: On, items: &mut Items) {
         let namespace = if self.chance.permille(300) { format!("{NAMESPACE}/") } else { String::new() };
         let item = |kind: Kind| format!("{kind}/{namespace}{name}");
         match what {
@@ -165,7 +177,9 @@ impl Core {
                 let held = self.held(what, item(kind_of(what)));
                 items.acquire.push(held);
             }
-            What::Onces if job && items.once.is_none() && self.chance.permille(700) => items.once = Some(format!("{namespace}{name}")),
+            What::Onces if on != On::Pod && items.once.is_none() && self.chance.permille(700) => {
+                items.once = Some(format!("{namespace}{name}"))
+            }
             What::WaitGroups if self.chance.permille(700) => items.done.push(item(Kind::WaitGroup)),
             What::Barriers => match self.chance.below(100) {
                 0..55 => items.arrive.push(item(Kind::Barrier)),
@@ -210,20 +224,29 @@ impl Core {
     }
 
     /// What concerns the object as a whole. Says whether its Pods are gated.
-    fn options(&mut self, job: bool, items: &mut Items) -> bool {
+    fn options(&mut self, on: On, items: &mut Items) -> bool {
+        let job = on == On::Job;
         let Items { wait, acquire, done, once, arrive: _ } = items;
         let lasts = !acquire.is_empty() || !done.is_empty() || once.is_some();
         let mut options = String::new();
         for limit in ["max-hold", "start-timeout"] {
-            if lasts && self.chance.permille(60) {
+            // A Job would make another Pod for each that held for too long.
+            if lasts && on != On::Template && self.chance.permille(60) {
                 options.push_str(&format!(";{limit}={}s", self.chance.between(2, 40)));
             }
         }
-        let can_skip = job && !acquire.is_empty() && !acquire.iter().any(|item| item.contains("timeout="));
+        let can_skip = on != On::Pod && !acquire.is_empty() && !acquire.iter().any(|item| item.contains("timeout="));
         let mut gated = false;
-        if can_skip && self.chance.permille(130) {
+        let skips = can_skip && self.chance.permille(if job { 130 } else { 200 });
+        if skips {
             options.push_str(";on-conflict=skip");
-        } else if once.is_none() {
+        }
+        if matches!(on, On::Wrapped | On::Template) {
+            options.push_str(";strategy=wrap");
+            if self.chance.permille(350) {
+                options.push_str(";container=first");
+            }
+        } else if !skips && once.is_none() {
             match self.chance.below(100) {
                 0..20 => {
                     gated = true;

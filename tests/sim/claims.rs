@@ -164,6 +164,7 @@ impl Core {
             job: None,
             wants: role(named.0, &spec).map(|role| Want { key: key.clone(), role, timeout }).into_iter().collect(),
             skips: false,
+            wraps: false,
             max_hold: None,
             start_timeout: None,
             created: time(&made["metadata"]["creationTimestamp"]).unwrap_or_default(),

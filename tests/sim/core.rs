@@ -120,13 +120,16 @@ pub struct Stats {
     pub renewals: u64,
     pub expiries: u64,
     pub by_hand: u64,
+    /// Runs of wrapped commands, and those that were left out.
+    pub wrapped: u64,
+    pub left_out: u64,
 }
 
 impl Stats {
     pub fn add(&mut self, other: &Self) {
         let Self { operations, conflicts, ambiguous, takeovers, grants, releases, losses, crashes, waits, .. } = other;
         let Self { arrivals, opened, gates, executions, done, skips, resumed, ungated, .. } = other;
-        let Self { claimed, renewals, expiries, by_hand, .. } = other;
+        let Self { claimed, renewals, expiries, by_hand, wrapped, left_out, .. } = other;
         self.operations += operations;
         self.conflicts += conflicts;
         self.ambiguous += ambiguous;
@@ -148,6 +151,8 @@ impl Stats {
         self.renewals += renewals;
         self.expiries += expiries;
         self.by_hand += by_hand;
+        self.wrapped += wrapped;
+        self.left_out += left_out;
     }
 }
 

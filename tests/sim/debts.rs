@@ -3,6 +3,7 @@
 
 use konductor::{api::names, plan::Role};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::{
     api::deleting,
@@ -11,6 +12,7 @@ use crate::{
     judge::token_of,
     people::{Person, Want, owes, skipped},
     request::What,
+    truth::NAMESPACE,
 };
 
 fn gated(pod: &Value) -> bool {
@@ -48,8 +50,26 @@ impl Core {
 
     /// Promise 7: whoever owes its end may vanish once that is on record, where it is counted.
     fn judge_freed(&mut self, person: &Person, before: &Value) {
-        let Some(shown) = person.shown else { return };
         let uid = &person.uid;
+        // Its Pod may live on for long when its part is done, and is kept no longer. But that part may run again, when its sandbox is made anew.
+        let goes_on = self.truth.pods.get(uid).is_some_and(|pod| person.wraps && !pod.over() && !pod.removed);
+        let unexecuted = |want: &&Want| {
+            matches!(want.role, Role::Execute { .. })
+                && !self.judge.open.after(&want.key, person.born)
+                && !self.was_absent(&want.key, person.born)
+        };
+        if let Some(want) = person.holds().find(|want| goes_on && unexecuted(want)) {
+            self.violation("7 (lost)", format!("{uid} may vanish, and may still execute {}", want.key));
+        }
+        let executed = |want: &&Want| {
+            let object = self.primitive(&want.key).filter(|_| person.wraps && matches!(want.role, Role::Execute { .. }));
+            let holder = object.and_then(|object| object.holders().iter().find(|holder| holder.uid == *uid).cloned());
+            holder.is_some_and(|holder| self.truth.well.contains(&(want.key.seen_from(NAMESPACE), holder.token)))
+        };
+        if let Some(want) = person.holds().find(executed) {
+            self.violation("7 (lost)", format!("{uid} may vanish, but {} has not recorded its end", want.key));
+        }
+        let Some(shown) = person.shown else { return };
         for want in person.wants.iter().filter(|want| want.arrives_at_end()) {
             let key = &want.key;
             let counted = self.judge.arrived.contains(&(key.clone(), uid.clone()));
@@ -73,7 +93,7 @@ impl Core {
     }
 
     /// Whether there is a reason to refuse somebody.
-    fn refusable(&self, person: &Person) -> bool {
+    pub fn refusable(&self, person: &Person) -> bool {
         person.wants.iter().any(|want| {
             let hopeless = matches!(want.role, Role::Wait { .. }) && self.judge.failed.after(&want.key, person.born);
             hopeless || self.late(person, want)
@@ -108,6 +128,15 @@ impl Core {
         }
     }
 
+    /// Whether, at any moment from then on, there was nothing to do for somebody, or somebody else held what it does not wait for.
+    pub fn is_left_out_rightly(&self, person: &Person, from: Instant) -> bool {
+        person.wants.iter().any(|want| match want.role {
+            Role::Execute { .. } if self.judge.open.after(&want.key, from) => true,
+            Role::Hold { .. } | Role::Execute { .. } => person.skips && self.judge.busy.after(&want.key, from),
+            _ => false,
+        })
+    }
+
     /// A Job is finished without having run: for a reason, and it never made a Pod.
     fn judge_left_out(&mut self, person: &Person, after: &Value) {
         let Person { uid, born, .. } = person;
@@ -116,11 +145,7 @@ impl Core {
         }
         let justified = if skipped(after) {
             self.stats.skips += 1;
-            person.wants.iter().any(|want| match want.role {
-                Role::Execute { .. } if self.judge.open.after(&want.key, *born) => true,
-                Role::Hold { .. } | Role::Execute { .. } => person.skips && self.judge.busy.after(&want.key, *born),
-                _ => false,
-            })
+            self.is_left_out_rightly(person, *born)
         } else {
             self.refusable(person)
         };

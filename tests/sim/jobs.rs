@@ -20,6 +20,15 @@ fn add_condition(job: &mut Value, kind: &str, now: &str) {
     job["status"]["conditions"] = all.into();
 }
 
+/// The containers of a Pod whose annotations say this.
+pub fn pod_spec(annotations: &Value) -> Value {
+    let mut spec = json!({"containers": [{"name": "app", "command": ["serve"]}]});
+    if annotations.to_string().contains("container=first") {
+        spec["initContainers"] = json!([{"name": "first", "command": ["prepare"]}]);
+    }
+    spec
+}
+
 fn over(job: &Value) -> bool {
     condition(job, "Complete") || condition(job, "Failed")
 }
@@ -118,11 +127,11 @@ impl Core {
 
     pub fn pod_object(&mut self, annotations: Value, gated: bool, restarts: bool) -> Value {
         let node = self.node_for_a_pod();
-        let mut object = json!({
-            "metadata": {"labels": {"node": node.to_string()}, "annotations": annotations},
-            "spec": {"nodeName": format!("node-{node}"), "restartPolicy": if restarts { "OnFailure" } else { "Never" },
-                "terminationGracePeriodSeconds": self.chance.between(0, 8), "containers": [{"name": "app"}]},
-        });
+        let mut spec = pod_spec(&annotations);
+        spec["nodeName"] = format!("node-{node}").into();
+        spec["restartPolicy"] = if restarts { "OnFailure" } else { "Never" }.into();
+        spec["terminationGracePeriodSeconds"] = self.chance.between(0, 8).into();
+        let mut object = json!({"metadata": {"labels": {"node": node.to_string()}, "annotations": annotations}, "spec": spec});
         if gated {
             drop(object["spec"].as_object_mut().and_then(|spec| spec.remove("nodeName")));
         }

@@ -18,7 +18,7 @@ use crate::{
     cluster::{condition, suspended},
     core::Core,
     people::held_back,
-    pod::Pod,
+    pod::{Pod, Step},
     request::{Place, What, Writer},
     truth::NAMESPACE,
 };
@@ -196,7 +196,7 @@ impl Core {
         let latch = new.as_ref().map(latch);
         self.judge.open.set(&key, latch == Some(Latch::Open));
         self.judge.failed.set(&key, latch == Some(Latch::Failed));
-        self.judge_record(old.as_ref(), new.as_ref());
+        self.judge_record(writer, old.as_ref(), new.as_ref());
         for holder in &old_holders {
             match new_holders.iter().find(|new| new.uid == holder.uid && new.token == holder.token) {
                 None => {
@@ -210,7 +210,7 @@ impl Core {
                 Some(still) => {
                     let out: Vec<String> = pods_of(holder).into_iter().filter(|uid| !pods_of(still).contains(uid)).collect();
                     for uid in out {
-                        self.judge_out(&key, &uid, ttl);
+                        self.judge_out(&key, &uid, still.token, ttl);
                     }
                 }
             }
@@ -263,18 +263,24 @@ impl Core {
         uids.sort();
         uids.dedup();
         for uid in uids {
-            self.judge_out(key, &uid, ttl);
+            self.judge_out(key, &uid, holder.token, ttl);
         }
     }
 
-    /// A Pod is out of a hold: it must be over, removed, or on a node that has been unreachable for the `ttl`.
-    fn judge_out(&mut self, key: &Key, uid: &str, ttl: Duration) {
+    /// A Pod is out of a hold: it must be over, removed, or on a node that has been unreachable for the `ttl`; or it has wrapped a command, and that does not
+    /// run under this very hold, whatever its runs had before.
+    fn judge_out(&mut self, key: &Key, uid: &str, token: i64, ttl: Duration) {
         self.judge.held.remove(&(key.clone(), uid.to_owned()));
         let Some(pod) = self.truth.pods.get(uid) else { return };
         if pod.over() || pod.removed || pod.excused.is_some() {
             return;
         }
         let away = self.unreachable_for(&format!("node-{}", pod.node));
+        // One that has not been told yet that it holds may still be told, by whoever has not heard that it does not.
+        let may_run = pod.relies(key, token) || matches!(pod.step, Step::Acquiring(_)) && away >= ttl;
+        if !may_run {
+            return;
+        }
         if away < ttl {
             let words = format!(
                 "{key} was taken from {uid} ({:?}), whose node was unreachable for {}s of {}s",

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use konductor::{
-    api::{GateState, GateType, HolderKind},
+    api::{GateState, GateType, Holder, HolderKind},
     controller::object::{Key, Object},
     rules::{Barrier, Gate, Latch, Once, Participant, Record, Round, WaitGroup},
 };
@@ -16,7 +16,8 @@ use crate::{
     judge::latch,
     people::skipped,
     pod::Step,
-    request::{Place, What},
+    request::{Place, What, Writer},
+    truth::NAMESPACE,
 };
 
 impl Core {
@@ -24,7 +25,8 @@ impl Core {
     pub fn finished(&mut self, place: &Place, after: Option<&Value>) {
         let Some(object) = after.filter(|_| place.0 == What::Jobs) else { return };
         let uid = text(&object["metadata"]["uid"]);
-        let truly = self.truth.people.get(&uid).is_some_and(|person| person.succeeded);
+        // A Job without annotations of its own has nothing to do with konductor.
+        let truly = self.truth.people.get(&uid).is_none_or(|person| person.succeeded);
         if condition(object, "Complete") && !skipped(object) && truly {
             self.judge.finished.insert((uid.clone(), "Complete"));
         }
@@ -34,7 +36,7 @@ impl Core {
     }
 
     /// A primitive changed.
-    pub fn judge_record(&mut self, old: Option<&Object>, new: Option<&Object>) {
+    pub fn judge_record(&mut self, writer: Writer, old: Option<&Object>, new: Option<&Object>) {
         let Some(new) = new else { return };
         let key = new.key();
         let old = old.filter(|old| old.uid() == new.uid());
@@ -54,7 +56,7 @@ impl Core {
         match (before, new.record()) {
             (Some((Record::Barrier(before), same)), Record::Barrier(now)) => self.judge_barrier(&key, (&before, same), &now, &round),
             (Some((Record::Gate(before), same)), Record::Gate(now)) => self.judge_gate(&key, (&before, same), &now, &round),
-            (Some((Record::Once(before), same)), Record::Once(now)) => self.judge_once(&key, (&before, same), &now, old, new),
+            (Some((Record::Once(before), same)), Record::Once(now)) => self.judge_once(writer, (&before, same), &now, old, new),
             (Some((Record::WaitGroup(before), _)), Record::WaitGroup(now)) => self.judge_group(&key, &before, &now, new),
             _ => {}
         }
@@ -153,14 +155,16 @@ impl Core {
     }
 
     /// A Once is executed by one that held it and has really succeeded; and a success that could be known is not forgotten.
-    fn judge_once(&mut self, key: &Key, (before, same): (&Once, bool), now: &Once, old: Option<&Object>, new: &Object) {
+    fn judge_once(&mut self, writer: Writer, (before, same): (&Once, bool), now: &Once, old: Option<&Object>, new: &Object) {
+        let key = &new.key();
         let held =
             |object: Option<&Object>, uid: &str| object.is_some_and(|object| object.holders().iter().any(|holder| holder.uid == uid));
         match (&before.executed, &now.executed) {
             (None, Some(executed)) => {
                 self.stats.executions += 1;
                 let uid = &executed.by.uid;
-                if !held(old, uid) || !self.truth.people.get(uid).is_some_and(|person| person.succeeded) {
+                let holder = old.and_then(|old| old.holders().iter().find(|holder| holder.uid == *uid));
+                if !holder.is_some_and(|holder| self.has_executed(key, holder)) {
                     self.violation("7 (executed)", format!("{key} is recorded as executed by {uid}, which has not succeeded"));
                 }
             }
@@ -173,10 +177,30 @@ impl Core {
         // One that began in an earlier round did that round's work.
         let began = new.primitive().round.began.as_second();
         for holder in released.filter(|holder| now.executed.is_none() && holder.since.0.as_second() >= began) {
-            if self.truth.people.get(&holder.uid).is_some_and(|person| person.shown.is_some()) {
+            if self.shows_success(writer, key, &holder) {
                 self.violation("7 (executed)", format!("{} has executed {key}, and the turn passed to the next", holder.uid));
             }
         }
+    }
+
+    /// Whether somebody has really succeeded under this hold; where a command is wrapped: whether that very run has.
+    fn has_executed(&self, key: &Key, holder: &Holder) -> bool {
+        let Some(person) = self.truth.people.get(&holder.uid) else { return false };
+        if person.wraps { self.truth.well.contains(&(key.seen_from(NAMESPACE), holder.token)) } else { person.succeeded }
+    }
+
+    /// Whether that could be known to whoever writes now. How a run came out stands in its Pod's status for as long as no later one takes its place there; it
+    /// is looked up when somebody says that the run is over, and long after.
+    fn shows_success(&self, writer: Writer, key: &Key, holder: &Holder) -> bool {
+        let Some(person) = self.truth.people.get(&holder.uid) else { return false };
+        let Writer::Process { sent, .. } = writer else { return false };
+        if person.wraps {
+            let shown = self.truth.well_shown.get(&(key.seen_from(NAMESPACE), holder.token));
+            return shown.is_some_and(|(_, at)| *at + self.margin() <= sent);
+        }
+        // What it did before there was this object, or before it held it once more, was done for another.
+        let since = self.judge.held.get(&(key.clone(), holder.uid.clone()));
+        person.shown.is_some_and(|shown| since.is_none_or(|since| *since <= shown))
     }
 
     /// A WaitGroup is done when its last member is.

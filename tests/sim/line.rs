@@ -151,7 +151,10 @@ impl Core {
         self.asking()
             .into_iter()
             .filter(|asking| asking.next.as_ref().is_some_and(shut))
-            .flat_map(|asking| [asking.uid, asking.holder])
+            .flat_map(|asking| {
+                let maker = asking.session.and_then(|pod| pod.owner);
+                [asking.uid, asking.holder].into_iter().chain(maker)
+            })
             .collect()
     }
 
@@ -266,7 +269,7 @@ impl Core {
                 Role::Hold { .. } | Role::Execute { .. } if late => {
                     stuck.push(format!("{} waits for {key} though its time is over", one.uid))
                 }
-                Role::Hold { .. } | Role::Execute { .. } if one.person.skips && one.session.is_none() => {
+                Role::Hold { .. } | Role::Execute { .. } if one.person.skips && (one.session.is_none() || one.person.wraps) => {
                     let held: i64 = object.holders().iter().map(crate::judge::weight).sum();
                     if held > 0 && !inside && held + want.weight() > i64::from(object.capacity()) {
                         stuck.push(format!("{} should be left out: {key} is not free", one.uid));

@@ -30,6 +30,7 @@ mod line;
 mod people;
 mod pod;
 mod process;
+mod reports;
 mod request;
 mod rest;
 mod run;
@@ -42,6 +43,7 @@ mod walk;
 mod walk_gate;
 mod walk_meet;
 mod wire;
+mod wrapped;
 
 use std::process::ExitCode;
 

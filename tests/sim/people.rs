@@ -66,6 +66,8 @@ pub struct Person {
     pub wants: Vec<Want>,
     /// It is left out rather than waits.
     pub skips: bool,
+    /// Its command is wrapped: each run is for itself.
+    pub wraps: bool,
     pub max_hold: Option<SignedDuration>,
     pub start_timeout: Option<SignedDuration>,
     pub created: Timestamp,
@@ -136,6 +138,7 @@ impl Core {
             job,
             wants: wants.clone(),
             skips: plan.on_conflict == OnConflict::Skip,
+            wraps: plan.wraps(),
             max_hold: long(plan.max_hold),
             start_timeout: long(plan.start_timeout),
             created: text(&object["metadata"]["creationTimestamp"]).parse().unwrap_or_default(),

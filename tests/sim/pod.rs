@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{people::Want, truth::NAMESPACE};
+use crate::{people::Want, truth::NAMESPACE, wrapped::Wrap};
 
 /// How far a Pod really is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,7 +14,7 @@ pub enum Step {
     Unbound,
     /// Its acquire step starts at this time.
     Starting(Instant),
-    /// The acquire step runs, for the so-manieth time.
+    /// The acquire step runs, for the so-manieth time; or what wraps a command waits.
     Acquiring(u64),
     /// The acquire step passed; the app starts at this time.
     Passed(Instant),
@@ -22,6 +22,10 @@ pub enum Step {
     Running(Instant),
     /// The app failed and is started again at this time.
     Restarting(Instant),
+    /// The wrapped command has ended, and what wraps it says so until it ends too.
+    Leaving { until: Instant, code: i32 },
+    /// What was wrapped has ended well; the app runs until then, and holds nothing.
+    After(Instant),
     /// All is over.
     Over { code: i32, acquired: bool },
 }
@@ -33,8 +37,8 @@ pub struct Connected {
     pub since: Instant,
 }
 
-/// Step, exit code, and whether the phase is late.
-pub type Face = (u8, i32, bool);
+/// Step, exit code, whether the phase is late, and which run of a wrapped command it is.
+pub type Face = (u8, i32, bool, u64);
 
 /// A Pod on its node.
 #[derive(Clone, Debug)]
@@ -48,6 +52,10 @@ pub struct Pod {
     pub job: Option<String>,
     /// Its Job was deleted without it. What it held under the Job's hold it still does; what it has yet to ask for it asks for itself.
     pub orphaned: bool,
+    /// UID of the Job that made it, whoever holds.
+    pub owner: Option<String>,
+    /// Its wrapped command, which then is all of it that holds.
+    pub wrap: Option<Wrap>,
     pub shared: bool,
     pub restarts: bool,
     pub hook: bool,
@@ -80,9 +88,9 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Whether its app runs or will without asking anybody.
+    /// Whether its app runs or will without asking anybody; of a wrapped command: whether it does.
     pub fn alive(&self) -> bool {
-        matches!(self.step, Step::Passed(_) | Step::Running(_) | Step::Restarting(_))
+        matches!(self.step, Step::Passed(_) | Step::Running(_)) || matches!(self.step, Step::Restarting(_)) && self.wrap.is_none()
     }
 
     pub fn over(&self) -> bool {
@@ -131,9 +139,12 @@ impl Pod {
             Step::Passed(_) => (3, 0),
             Step::Running(_) => (4, 0),
             Step::Restarting(_) => (5, 0),
+            Step::Leaving { .. } => (4, 0),
+            Step::After(_) => (8, 0),
             Step::Over { code, acquired } => (if acquired { 6 } else { 7 }, code),
         };
-        (step, code, self.phase_at.is_some_and(|at| at > Instant::now()))
+        let run = if self.wrap.is_some() { self.runs } else { 0 };
+        (step, code, self.phase_at.is_some_and(|at| at > Instant::now()), run)
     }
 
     /// What its kubelet would report.
@@ -147,13 +158,19 @@ impl Pod {
             Step::Passed(_) => (json!({"terminated": {"exitCode": 0}}), json!({"waiting": {}})),
             Step::Running(_) => (json!({"terminated": {"exitCode": 0}}), json!({"running": {}})),
             Step::Restarting(_) => (json!({"terminated": {"exitCode": 0}}), json!({"terminated": {"exitCode": 1}})),
+            Step::Leaving { .. } | Step::After(_) => (Value::Null, Value::Null),
             Step::Over { code, acquired: true } => {
                 (json!({"terminated": {"exitCode": 0}}), json!({"terminated": {"exitCode": code, "finishedAt": self.finished}}))
             }
             Step::Over { code, acquired: false } => (json!({"terminated": {"exitCode": code}}), json!({"waiting": {}})),
         };
         let mut status = json!({"phase": if self.alive() { "Running" } else { "Pending" }, "containerStatuses": [state("app", app)]});
-        if self.asks {
+        if let Some(wrap) = &self.wrap {
+            let (app, first) = self.wrapped_states(wrap);
+            status["containerStatuses"] = json!([app]);
+            let installed = state(names::INSTALL_CONTAINER, json!({"terminated": {"exitCode": 0}}));
+            status["initContainerStatuses"] = std::iter::once(installed).chain(first).collect();
+        } else if self.asks {
             status["initContainerStatuses"] = json!([state(names::ACQUIRE_CONTAINER, acquire)]);
         }
         // The phase comes later than the containers' end.
@@ -179,6 +196,8 @@ pub fn step_name(step: Step) -> String {
         Step::Passed(_) => "acquire step passed".to_owned(),
         Step::Running(_) => "app runs".to_owned(),
         Step::Restarting(_) => "app failed, will be restarted".to_owned(),
+        Step::Leaving { code, .. } => format!("wrapped command has ended with {code}"),
+        Step::After(_) => "app runs after what was wrapped".to_owned(),
         Step::Over { code, .. } => format!("over, exit code {code}"),
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     claims::{Stage, settled},
     core::Core,
     judge::{pods_of, summary},
-    pod::Pod,
+    pod::{Pod, Step},
     request::What,
     truth::NAMESPACE,
 };
@@ -22,7 +22,10 @@ impl Core {
             for holder in object.holders() {
                 let live = match holder.kind {
                     HolderKind::Claim => !self.claim_has_ended(&holder.uid),
-                    HolderKind::Pod => self.truth.pods.get(&holder.uid).is_some_and(|pod| !pod.has_ended()),
+                    HolderKind::Pod => {
+                        let holds = |pod: &Pod| !pod.has_ended() && !matches!(pod.step, Step::After(_));
+                        self.truth.pods.get(&holder.uid).is_some_and(holds)
+                    }
                     HolderKind::Job => {
                         self.job_runs(&holder.uid)
                             || self.job_waits(&holder.uid)

@@ -23,7 +23,7 @@ use crate::{
 /// A planted bug that survives this many seeds has escaped.
 const SEEDS_FOR_A_BUG: u64 = 1000;
 /// Violations that are shown.
-const SHOWN: usize = 5;
+const SHOWN: usize = 40;
 
 pub fn answer(asked: &Asked) -> ExitCode {
     if let Some(seed) = asked.replay {
@@ -148,7 +148,7 @@ fn seeds(asked: &Asked) -> bool {
     violations.sort();
     let Stats { operations, conflicts, ambiguous, takeovers, grants, releases, losses, crashes, waits, .. } = stats;
     let Stats { arrivals, opened, gates, executions, done, skips, resumed, ungated, .. } = stats;
-    let Stats { claimed, renewals, expiries, by_hand, .. } = stats;
+    let Stats { claimed, renewals, expiries, by_hand, wrapped, left_out, .. } = stats;
     println!("seeds      {} in {} s", asked.seeds, began.elapsed().as_secs());
     println!("operations {operations} ({grants} grants, {releases} releases, {waits} sessions, {crashes} deaths of a controller)");
     println!("conflicts  {conflicts}");
@@ -157,6 +157,7 @@ fn seeds(asked: &Asked) -> bool {
     println!("arrivals   {arrivals} counted, {opened} Barriers opened, {gates} Gates, {executions} Onces executed, {done} WaitGroups done");
     println!("held back  {resumed} Jobs resumed, {skips} left out, {ungated} Pods given a node");
     println!("claims     {claimed} that held, {renewals} renewals, {expiries} expired, {by_hand} steps by hand");
+    println!("wrapped    {wrapped} runs of a command, {left_out} left out");
     println!("violations {}", violations.len());
     for (seed, violation) in violations.iter().take(SHOWN) {
         println!("  seed {seed} ({violation})\n    again: make sim SEED={seed}");
@@ -189,6 +190,8 @@ fn seeds(asked: &Asked) -> bool {
         & enough(renewals, "renewals", 50)
         & enough(expiries, "Claims that expire", 10)
         & enough(by_hand, "steps by hand", 20)
+        & enough(wrapped, "runs of wrapped commands", 100)
+        & enough(left_out, "wrapped commands that are left out", 10)
 }
 
 /// Every planted bug is caught.

@@ -42,6 +42,26 @@ impl Core {
         }
     }
 
+    /// What wraps a command was refused: for a reason.
+    pub fn judge_run_refused(&mut self, uid: &str) {
+        let wrapped = self.truth.people.get(uid).filter(|person| person.wraps).cloned();
+        if let Some(person) = wrapped.filter(|person| !self.refusable(person)) {
+            self.violation("6 (refused)", format!("{uid} was refused for no reason: {:?}", person.wants));
+        }
+    }
+
+    /// A wrapped command is left out: for a reason.
+    pub fn judge_skipped(&mut self, uid: &str, message: &str) {
+        self.note((17, 0), |_| format!("agent  {uid} is to leave its command out: {message}"));
+        self.stats.left_out += 1;
+        let Some(person) = self.truth.people.get(uid).cloned() else { return };
+        let began = self.truth.pods.get(uid).and_then(|pod| pod.wrap.as_ref()).map(|wrap| wrap.began);
+        let from = began.and_then(|began| began.checked_sub(self.margin())).unwrap_or(person.born).max(person.born);
+        if !person.wraps || !self.is_left_out_rightly(&person, from) {
+            self.violation("3 (skipped)", format!("the command of {uid} was left out for no reason"));
+        }
+    }
+
     /// An agent was told that its Pod holds: it must be so now, or have been lost since it asked.
     /// Says whether it holds all that it asked for.
     pub fn judge_told(&mut self, pod: &Pod, since: Instant) -> bool {
@@ -52,7 +72,7 @@ impl Core {
             let told = pod.told.iter().find(|token| token.target.ends_with(&want.key.name)).map(|token| token.token);
             let lost_since = pod.removed || pod.excused.is_some_and(|at| at >= since);
             all &= shown.is_some();
-            if (shown.is_none() || (shown != told && want.exclusive())) && !lost_since {
+            if (shown.is_none() || (shown != told && (want.exclusive() || pod.wrap.is_some()))) && !lost_since {
                 self.violation("1 (told)", format!("{} was told token {told:?} of {name}, which shows {shown:?} for it", pod.uid));
             }
         }
@@ -76,7 +96,8 @@ impl Core {
         }
         self.judge_passed(pod);
         for want in pod.holds() {
-            if self.primitive(&want.key).and_then(|object| token_of(&object, pod)).is_none() {
+            let shown = self.primitive(&want.key).and_then(|object| token_of(&object, pod));
+            if shown.is_none() || pod.wrap.is_some() && shown != pod.token_for(&want.key) {
                 self.violation("3 (holds)", format!("the app of {} starts without {}", pod.uid, want.key));
             }
             if !want.exclusive() {
@@ -144,6 +165,12 @@ impl Core {
         // What was decided when its hold was taken may arrive when it has got another one.
         let taken = pod.taken.is_some_and(|at| at.elapsed() < LATE);
         let overdue = self.overdue(uid) || pod.job.as_ref().is_some_and(|job| self.overdue(job));
+        // A wrapped command is ended before its hold is taken.
+        let away = self.unreachable_for(&format!("node-{}", pod.node));
+        let lost = |want: &Want| self.primitive(&want.key).is_some_and(|object| away >= object.ttl());
+        if pod.wrap.is_some() && pod.holds().any(lost) {
+            return;
+        }
         if !taken && !overdue && pod.excused.is_none() && pod.alive() && pod.holds().all(|want| holds(&want.key)) {
             self.violation("3 (kill)", format!("{uid} was deleted although it holds all that it asked for"));
         }

@@ -1,11 +1,11 @@
 //! What really happens on the nodes, kept apart from what the API shows: the simulated kubelets. Their statuses reach the API late; a silent node runs on
 //! without a word; a dead one loses everything that ran on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use konductor::{
     api::names,
-    coordinator::protocol::{Reason, Token},
+    coordinator::protocol::{Ended, Reason, Token},
 };
 use serde_json::Value;
 use tokio::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use crate::{
     people::Person,
     pod::{Face, Pod, Step, step_name},
     request::{Place, What, Writer},
+    wrapped::Wrap,
 };
 
 pub const NAMESPACE: &str = "team";
@@ -55,6 +56,10 @@ pub struct Truth {
     pub relapses: Vec<(usize, Instant)>,
     /// When Jobs were last seen suspended, by UID.
     pub suspended: BTreeMap<String, Instant>,
+    /// Under which holds wrapped commands ran that ended well, by target and token.
+    pub well: BTreeSet<(String, i64)>,
+    /// Those of them that a Pod's status shows, with its UID, and since when.
+    pub well_shown: BTreeMap<(String, i64), (String, Instant)>,
     /// Apps do not end by themselves for now.
     pub apps_run_on: bool,
     /// Nor does the work for which Claims hold.
@@ -68,9 +73,28 @@ pub struct Truth {
 /// Something that an agent does.
 #[derive(Clone, Debug)]
 pub enum Errand {
-    Acquire { uid: String, run: u64, until: CancellationToken },
-    Verify { uid: String },
-    Release { uid: String },
+    Acquire {
+        uid: String,
+        run: u64,
+        until: CancellationToken,
+    },
+    Verify {
+        uid: String,
+    },
+    Release {
+        uid: String,
+    },
+    /// What wraps a command says that it has ended.
+    Report {
+        uid: String,
+        bearer: String,
+        ended: Ended,
+    },
+    /// What wraps a command gives back what it has got so far.
+    GiveBack {
+        uid: String,
+        until: CancellationToken,
+    },
 }
 
 impl Core {
@@ -80,7 +104,9 @@ impl Core {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let inits = object["spec"]["initContainers"].as_array().cloned().unwrap_or_default();
         let ends = |container: &Value| container["name"] == names::ACQUIRE_CONTAINER || container["restartPolicy"] == "Always";
-        let job = meta["ownerReferences"][0]["uid"].as_str().map(str::to_owned);
+        let maker = meta["ownerReferences"][0]["uid"].as_str().map(str::to_owned);
+        let copied = meta["annotations"][names::COPIED_FROM] == names::COPIED_FROM_JOB;
+        let job = maker.clone().filter(|_| copied);
         let owner = job.as_ref().and_then(|uid| self.all(What::Jobs).find(|job| job["metadata"]["uid"] == uid.as_str())).cloned();
         let wants = self.person_created(What::Pods, object, job.clone());
         let bound = object["spec"]["nodeName"].is_string();
@@ -93,6 +119,8 @@ impl Core {
             created: text(&owner.as_ref().unwrap_or(object)["metadata"]["creationTimestamp"]),
             job,
             orphaned: false,
+            owner: maker,
+            wrap: Wrap::of(object),
             restarts: object["spec"]["restartPolicy"] == "OnFailure",
             hook: inits.iter().any(|container| container["name"] == names::HOLD_CONTAINER),
             blocked: !inits.iter().all(ends),
@@ -164,6 +192,9 @@ impl Core {
     }
 
     fn advance(&mut self, pod: &mut Pod, now: Instant, silent: bool) {
+        if pod.wrap.is_some() {
+            return self.advance_wrapped(pod, now, silent);
+        }
         if pod.ending.is_some_and(|at| now >= at) && !pod.over() {
             pod.agent.cancel();
             pod.session = None;
@@ -205,7 +236,8 @@ impl Core {
         }
     }
 
-    fn start_app(&mut self, pod: &mut Pod, now: Instant) {
+    pub fn start_app(&mut self, pod: &mut Pod, now: Instant) {
+        self.stats.wrapped += u64::from(pod.wrap.is_some());
         let long = if self.chance.permille(100) { 40_000 } else { 4000 };
         pod.step = Step::Running(now + if self.chaos { self.chance.millis(0, long) } else { self.chance.millis(0, 1500) });
         self.judge_app_start(pod);
@@ -250,6 +282,7 @@ impl Core {
             }
             let status = pod.status();
             self.stats.operations += 1;
+            self.runs_shown(pod);
             self.change(&place, |object| object["status"] = status);
         }
         let all_said = pod.reported == face && pod.phase_at.is_none_or(|at| at <= now);
@@ -267,10 +300,7 @@ impl Core {
         let now = Instant::now();
         let back = now + Duration::from_secs(1);
         for pod in self.truth.pods.values_mut().filter(|pod| pod.node == node && !pod.over()) {
-            pod.agent.cancel();
-            pod.session = None;
-            // After a reboot the init containers run again, or, where nothing may be restarted, the Pod has failed.
-            pod.step = if pod.restarts { Step::Starting(back) } else { Step::Over { code: 137, acquired: pod.alive() } };
+            pod.loses_power(back);
         }
     }
 
@@ -298,13 +328,19 @@ impl Core {
     pub fn refused(&mut self, uid: &str, run: u64, reason: Reason) {
         let now = Instant::now();
         self.judge_refused(uid, reason);
+        self.judge_run_refused(uid);
         let again = now + self.chance.millis(500, 5000);
-        let Some(pod) = self.truth.pods.get_mut(uid).filter(|pod| pod.step == Step::Acquiring(run)) else { return };
-        let code = if reason == Reason::TimedOut { 3 } else { 4 };
+        let Some(pod) = self.truth.pods.get_mut(uid).filter(|pod| pod.step == Step::Acquiring(run) && pod.wrap.is_none()) else { return };
+        let code = exit_code(reason);
         pod.session = None;
         pod.step = if pod.restarts { Step::Starting(again) } else { Step::Over { code, acquired: false } };
         self.note((5, run), |_| format!("agent  {uid} was refused: {reason:?}"));
     }
+}
+
+/// With which an agent ends that was refused.
+pub fn exit_code(reason: Reason) -> i32 {
+    if reason == Reason::TimedOut { 3 } else { 4 }
 }
 
 impl Truth {

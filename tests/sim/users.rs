@@ -5,9 +5,10 @@ use tokio::time::{Duration, Instant};
 
 use crate::{
     api::deleting,
-    cast::Wish,
+    cast::{On, Wish},
     cluster::{condition, place, suspended, terminal, text},
     core::Core,
+    jobs::pod_spec,
     people::held_back,
     request::{Place, What, Writer},
     truth::NAMESPACE,
@@ -27,7 +28,8 @@ impl Core {
         let number = self.chance.below(6);
         if self.chance.permille(550) {
             let name = format!("p{number}");
-            let Wish { annotations, words, gated, patient } = self.wish(false);
+            let on = if self.chance.permille(300) { On::Wrapped } else { On::Pod };
+            let Wish { annotations, words, gated, patient } = self.wish(on);
             if self.get(What::Pods, NAMESPACE, &name).is_none() {
                 let restarts = self.chance.permille(500) && patient;
                 let object = self.pod_object(annotations, gated, restarts);
@@ -36,15 +38,21 @@ impl Core {
             }
         } else {
             let name = format!("j{number}");
-            let Wish { annotations, words, patient, .. } = self.wish(true);
+            // A Job cannot be wrapped, but the Pods that it makes.
+            let on = if self.chance.permille(200) { On::Template } else { On::Job };
+            let Wish { annotations, words, patient, .. } = self.wish(on);
             if self.get(What::Jobs, NAMESPACE, &name).is_none() {
                 let wide = if self.chance.permille(250) { 2 } else { 1 };
                 let restarts = if patient && self.chance.permille(200) { "OnFailure" } else { "Never" };
+                let mut spec = pod_spec(&annotations);
+                spec["restartPolicy"] = restarts.into();
                 let mut object = json!({
-                    "metadata": {"annotations": annotations},
+                    "metadata": {},
                     "spec": {"parallelism": wide, "completions": wide, "backoffLimit": self.chance.between(0, 3),
-                        "template": {"spec": {"restartPolicy": restarts, "containers": [{"name": "app"}]}}},
+                        "template": {"spec": spec}},
                 });
+                let place = if on == On::Template { &mut object["spec"]["template"] } else { &mut object };
+                place["metadata"]["annotations"] = annotations;
                 if self.chance.permille(250) {
                     object["spec"]["ttlSecondsAfterFinished"] = 0.into();
                 }
