@@ -301,6 +301,11 @@ impl Core {
     /// It sees that it holds.
     fn told_by_claim(&mut self, claimant: &mut Claimant, claim: &Value) {
         let now = Instant::now();
+        if claimant.program && claimant.spec.ttl.is_none() && claim["spec"]["renewals"] != 0 {
+            // Once it was renewed its status does not say for how long it holds: the SDK has it released first.
+            claimant.stage = Stage::Leaving;
+            return;
+        }
         let (from, to) = (time(&claim["status"]["grantedAt"]), time(&claim["status"]["expiresAt"]));
         let shown = from.zip(to).and_then(|(from, to)| Duration::try_from(to.duration_since(from)).ok()).unwrap_or_default();
         let known = shown.saturating_sub(Duration::from_secs(1)).max(Duration::from_millis(500));
