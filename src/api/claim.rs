@@ -45,7 +45,7 @@ pub struct ClaimSpec {
     /// Kind of the primitive.
     pub kind: ClaimKind,
     /// Name of the primitive, in the Claim's namespace. It need not exist yet.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(schema_with = "super::schema::name")]
     pub name: String,
     /// Who claims, for people, and to tell participants of a Barrier apart; the Claim's own name if it is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]

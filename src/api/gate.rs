@@ -57,11 +57,11 @@ pub struct GateCondition {
     #[serde(rename = "type")]
     pub on: GateType,
     /// Name of the object. It need not exist yet.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(schema_with = "super::schema::name")]
     pub name: String,
     /// Namespace of the object; the Gate's own if it is not set. A primitive of another namespace must list the Gate's in its `allowedNamespaces`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(schema_with = "super::schema::optional_namespace")]
     pub namespace: Option<String>,
     /// The state that the object must be in. Job: Complete (the Job's condition; one succeeded Pod is not enough), Failed, Active (Pods run). Mutex,
     /// RWMutex, Lease: Unlocked or Available (nobody holds it), Locked or Acquired. Semaphore: Available, Acquired. Barrier, Gate: Open, Closed (not

@@ -14,6 +14,17 @@ pub(super) fn optional_time(generator: &mut SchemaGenerator) -> Schema {
     schema
 }
 
+/// The name of an object, as Kubernetes wants it.
+pub(super) fn name(_: &mut SchemaGenerator) -> Schema {
+    let part = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
+    json_schema!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": format!("^{part}(\\.{part})*$") })
+}
+
+/// The name of a namespace, where one may be named.
+pub(super) fn optional_namespace(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "nullable": true, "minLength": 1, "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" })
+}
+
 /// A list of `metav1.Condition`, one of each type.
 pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -3,7 +3,10 @@
 use clap::{Arg, ArgAction, value_parser};
 use serde_json::{Value, json};
 
-use crate::api::{ClaimKind, Duration, GateType};
+use crate::{
+    api::{ClaimKind, Duration, GateType},
+    plan::is_subdomain,
+};
 
 fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(value).help(help)
@@ -22,6 +25,18 @@ pub fn number(name: &'static str, help: &'static str) -> Arg {
 /// A flag with a duration.
 pub fn duration(name: &'static str, help: &'static str) -> Arg {
     option(name, "DURATION", help).value_parser(value_parser!(Duration))
+}
+
+/// The name of a primitive.
+///
+/// # Errors
+/// If it is none.
+pub fn object_name(text: &str) -> Result<String, String> {
+    if is_subdomain(text) {
+        return Ok(text.to_owned());
+    }
+    let elsewhere = if text.contains('/') { "; one of another namespace is named by `-n NAMESPACE` and its name" } else { "" };
+    Err(format!("no name of a primitive: small letters, digits, `-` and `.`, at most 253{elsewhere}"))
 }
 
 /// In whose name.

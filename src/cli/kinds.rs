@@ -5,7 +5,7 @@ use std::time::Duration as StdDuration;
 use clap::{Arg, ArgMatches, Command, FromArgMatches, Subcommand, error::ErrorKind, value_parser};
 use serde_json::{Value, json};
 
-use super::flags::{duration, fields, flag, holder, number, priority, rest, timeout};
+use super::flags::{duration, fields, flag, holder, number, object_name, priority, rest, timeout};
 use crate::{
     api::{ClaimKind, Duration, Mode, Operation},
     client::word,
@@ -259,7 +259,7 @@ fn verb_command(kind: ClaimKind, verb: &'static Verb) -> Command {
     let mut command = Command::new(verb.word).about(verb.about).after_help(format!("Example:\n  {example}"));
     let mut seen = |arguments: Vec<Arg>| command = std::mem::take(&mut command).args(arguments);
     if verb.does != Does::List {
-        seen(vec![Arg::new("name").value_name("NAME").required(true).help("Name of the primitive")]);
+        seen(vec![Arg::new("name").value_name("NAME").required(true).value_parser(object_name).help("Name of the primitive")]);
     }
     match verb.does {
         Does::Create => seen(fields(kind)),

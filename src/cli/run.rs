@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     claims,
+    flags::object_name,
     kinds::KindCommand,
     output::{Code, Failure, tell},
     session::{Session, this_machine},
@@ -35,19 +36,19 @@ use crate::{
 )]
 pub struct RunArgs {
     /// A Mutex to hold; may be repeated, as the others may.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = object_name)]
     mutex: Vec<String>,
     /// An RWMutex to hold, to write or, with --read, to read.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = object_name)]
     rwmutex: Vec<String>,
     /// The RWMutexes are read.
     #[arg(long, requires = "rwmutex")]
     read: bool,
     /// A Lease to hold.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = object_name)]
     lease: Vec<String>,
     /// A Semaphore to hold permits of.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = object_name)]
     semaphore: Vec<String>,
     /// How many permits of each Semaphore.
     #[arg(long, value_name = "NUMBER", requires = "semaphore", value_parser = clap::value_parser!(i32).range(1..))]

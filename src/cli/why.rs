@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::{batch::v1::Job, core::v1::Pod},
+    api::{
+        batch::v1::{Job, JobCondition},
+        core::v1::Pod,
+    },
 };
 use kube::{Api, Resource, ResourceExt, api::ListParams};
 use serde::de::DeserializeOwned;
@@ -15,6 +18,7 @@ use super::{
     session::Session,
 };
 use crate::{
+    agent::Outcome,
     api::{Claim, ClaimPhase, names},
     client::Error,
     controller::{object::Key, outlook::Standing},
@@ -61,7 +65,7 @@ async fn of_pod(session: &Session, pod: &Pod) -> Result<(), Failure> {
     let standings = picture::read(session).await?.0.standings(&uid, Timestamp::now());
     let state = match evidence::acquire_step(pod) {
         _ if standings.is_empty() => "has no annotations of konductor's that it would wait for".to_owned(),
-        _ if evidence::pod_ended(pod) => "has ended".to_owned(),
+        _ if evidence::pod_ended(pod) => ended(pod),
         AcquireStep::Running => "waits".to_owned(),
         AcquireStep::Passed => "has been let in; it does not wait".to_owned(),
         _ => format!("has not begun to ask: {}", before_it_asks(pod)),
@@ -73,13 +77,11 @@ async fn of_job(session: &Session, job: &Job) -> Result<(), Failure> {
     let (name, uid) = (job.name_any(), job.uid().unwrap_or_default());
     let (mut picture, _) = picture::read(session).await?;
     let now = Timestamp::now();
-    let condition = job.status.iter().flat_map(|status| status.conditions.iter().flatten()).find(|condition| condition.status == "True");
+    let condition = fate(job);
     let suspended = job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or_default();
     let held_back = suspended && job.annotations().get(names::SUSPENDED).is_some_and(|value| value == "true");
     let of_job = picture.standings(&uid, now);
-    let (state, standings) = match condition
-        .filter(|condition| ["Complete", "Failed", "FailureTarget", "SuccessCriteriaMet"].contains(&condition.type_.as_str()))
-    {
+    let (state, standings) = match condition {
         Some(condition) => {
             let why = [condition.reason.clone(), condition.message.clone()].into_iter().flatten().collect::<Vec<_>>().join(": ");
             (format!("is {} ({why})", condition.type_), Vec::new())
@@ -93,20 +95,55 @@ async fn of_job(session: &Session, job: &Job) -> Result<(), Failure> {
         let api = Api::<Pod>::namespaced(session.kube.clone(), &session.namespace);
         let selector = ListParams::default().labels(&format!("{}={uid}", names::JOB_UID_LABEL));
         let pods = api.list(&selector).await.map_err(|error| Error::of(&error, "listing its Pods"))?;
-        for pod in pods.items.iter().filter(|pod| !evidence::pod_ended(pod)) {
+        let (over, left): (Vec<&Pod>, Vec<&Pod>) = pods.items.iter().partition(|pod| evidence::pod_ended(pod));
+        let mut runs = false;
+        for pod in &left {
             let standings = picture.standings(&pod.uid().unwrap_or_default(), now);
             let state = match evidence::acquire_step(pod) {
                 AcquireStep::Running => "waits".to_owned(),
-                AcquireStep::Passed => "has been let in".to_owned(),
+                AcquireStep::Passed => {
+                    runs = true;
+                    "has been let in".to_owned()
+                }
                 _ => format!("has not begun to ask: {}", before_it_asks(pod)),
             };
             subjects.push(Subject { what: format!("pod/{}", pod.name_any()), state, standings });
         }
-        if subjects.len() == 1 {
-            subjects.iter_mut().for_each(|subject| subject.state = "has no Pod; `kubectl describe job` says why".to_owned());
+        let last = over.iter().max_by_key(|pod| pod.creation_timestamp());
+        let state = match (left.is_empty(), last) {
+            (false, _) if runs => "runs",
+            (false, _) => "has started, and none of its Pods has been let in",
+            (true, None) => "has no Pod; `kubectl describe job` says why",
+            (true, Some(_)) => "has no Pod now: its last one has ended",
+        };
+        if let Some(pod) = last.filter(|_| left.is_empty()) {
+            subjects.push(Subject { what: format!("pod/{}", pod.name_any()), state: ended(pod), standings: Vec::new() });
         }
+        subjects.iter_mut().take(1).for_each(|job| job.state = state.to_owned());
     }
     report(session, &subjects)
+}
+
+/// What became of a Job, or is about to.
+fn fate(job: &Job) -> Option<&JobCondition> {
+    let conditions = || job.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let so = |kind: &&str| conditions().find(|condition| condition.type_ == *kind && condition.status == "True");
+    ["Complete", "Failed", "FailureTarget", "SuccessCriteriaMet"].iter().find_map(so)
+}
+
+/// How a Pod ended, as far as that is konductor's business.
+fn ended(pod: &Pod) -> String {
+    let steps = || pod.status.iter().flat_map(|status| status.init_container_statuses.iter().flatten());
+    let step = steps().find(|step| step.name == names::ACQUIRE_CONTAINER);
+    let code = step.and_then(|step| step.state.as_ref()?.terminated.as_ref().map(|end| end.exit_code)).unwrap_or_default();
+    let how = match u8::try_from(code).unwrap_or(u8::MAX) {
+        0 => return "has ended".to_owned(),
+        code if code == Outcome::TimedOut.code() => "gave up waiting".to_owned(),
+        code if code == Outcome::Denied.code() => "was refused".to_owned(),
+        code => format!("failed with exit code {code}"),
+    };
+    let name = pod.name_any();
+    format!("has ended: it {how}; see `kubectl logs {name} -c {}`", names::ACQUIRE_CONTAINER)
 }
 
 async fn of_claim(session: &Session, claim: &Claim) -> Result<(), Failure> {

@@ -119,7 +119,7 @@ pub(super) fn is_label(text: &str) -> bool {
 }
 
 /// A DNS subdomain, as Kubernetes wants for names.
-fn is_subdomain(text: &str) -> bool {
+pub fn is_subdomain(text: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     text.len() <= MAX_NAME
         && text.split('.').all(|part| !part.is_empty() && part.bytes().all(inner) && !part.starts_with('-') && !part.ends_with('-'))

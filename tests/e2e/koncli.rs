@@ -105,6 +105,9 @@ async fn mistakes_and_missing_rights_have_their_exit_codes() {
     let scene = Scene::open("koncli_codes").await;
     scene.koncli_ends(64, "mutex lok db");
     scene.koncli_ends(64, "mutex lock db --timeout soon");
+    let said = scene.koncli_ends(64, "mutex lock shop/db");
+    assert!(said.contains("no name of a primitive") && said.contains("-n NAMESPACE"), "{said}");
+    scene.koncli_ends(64, "run --mutex DB -- true");
     scene.koncli_ends(0, "mutex lock --help");
     scene.koncli_ends(1, "gate create g --condition job/x=Opened");
     let nobody = Command::new(env!("CARGO_BIN_EXE_koncli")).args(["--kubeconfig", "/dev/null", "mutex", "lock", "db"]).output().unwrap();
@@ -294,6 +297,14 @@ async fn it_says_why_somebody_waits_and_behind_whom() {
     assert!(said.contains("waiting for mutex/db: 1 of 2 in line, held by claim/mutex-db-ann"), "{said}");
     let said = scene.koncli_ends(0, "why job/job");
     assert!(said.contains("suspended by konductor") && said.contains("2 of 2 in line"), "{said}");
+    scene.apply(&scene.app("left-out").as_job("konductor.io/mutex: db;on-conflict=skip"));
+    scene.run(&["wait", "--for=condition=Complete", "job/left-out", "--timeout=120s"]);
+    let said = scene.koncli_ends(0, "why job/left-out");
+    assert!(said.contains("is Complete (KonductorSkipped"), "{said}");
+    scene.apply(&scene.app("impatient").as_pod("konductor.io/mutex: db;timeout=0s"));
+    scene.until("it gives up", async || scene.phase("impatient").await.as_deref() == Some("Failed")).await;
+    let said = scene.koncli_ends(0, "why impatient");
+    assert!(said.contains("gave up waiting"), "{said}");
     scene.koncli_ends(2, "why pod/nobody");
     scene.koncli_ends(0, "mutex unlock db --holder ann");
     scene.until_beating("pod").await;

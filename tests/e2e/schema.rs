@@ -304,3 +304,18 @@ async fn claim(rules: &Rules<'_>) {
     rules.status("Claim", "ann", status("Released", 5), None).await;
     rules.status("Claim", "ann", status("Granted", 5), Some("a Claim that is over stays so")).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_named_has_a_name() {
+    let scene = Scene::open("names").await;
+    for name in ["a b", "m/status", "m?", "../m", "-m", "M"] {
+        for (kind, spec) in [
+            ("Claim", format!("{{kind: Mutex, name: '{name}'}}")),
+            ("Gate", format!("{{conditions: [{{type: Job, name: '{name}'}}]}}")),
+            ("Gate", format!("{{conditions: [{{type: Mutex, namespace: '{name}', name: m}}]}}")),
+        ] {
+            let said = scene.refused(&format!("apiVersion: konductor.io/v1\nkind: {kind}\nmetadata: {{name: x}}\nspec: {spec}\n"));
+            assert!(said.contains("should match"), "{kind} {spec}: {said}");
+        }
+    }
+}
