@@ -20,7 +20,7 @@ pub fn bug(name: &str) -> bool {
 
 /// All of them.
 #[cfg(feature = "planted-bugs")]
-pub const ALL: [&str; 42] = [
+pub const ALL: [&str; 41] = [
     "status-without-version",
     "blind-retry-after-conflict",
     "granted-before-written",
@@ -61,7 +61,6 @@ pub const ALL: [&str; 42] = [
     "report-ends-any-hold",
     "once-believes-the-report",
     "end-of-any-run-counts",
-    "held-from-cache",
     "freed-though-it-may-run-again",
 ];
 
