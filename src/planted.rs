@@ -60,7 +60,6 @@ pub const ALL: [&str; 41] = [
     "report-ends-any-hold",
     "once-believes-the-report",
     "end-of-any-run-counts",
-    "held-from-cache",
     "freed-though-it-may-run-again",
 ];
 
