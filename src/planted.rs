@@ -20,7 +20,7 @@ pub fn bug(name: &str) -> bool {
 
 /// All of them.
 #[cfg(feature = "planted-bugs")]
-pub const ALL: [&str; 41] = [
+pub const ALL: [&str; 40] = [
     "status-without-version",
     "blind-retry-after-conflict",
     "granted-before-written",
