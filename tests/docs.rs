@@ -119,8 +119,12 @@ fn wrong(command: &[String], unfinished: bool) -> Option<String> {
 
 /// Lets koncli itself read the words. It finds no cluster, so it goes no further than that: 64 is a mistake on the command line.
 fn koncli(words: &[String], unfinished: bool) -> Option<String> {
-    // Pages write KIND where any of the eight may stand.
-    let words = words.iter().map(|word| if word == "KIND" { "barrier" } else { word });
+    // Pages write KIND where any of the eight may stand, and NAME for one of them.
+    let words = words.iter().map(|word| match word.as_str() {
+        "KIND" => "barrier",
+        "NAME" => "name",
+        word => word,
+    });
     let output = Command::new(env!("CARGO_BIN_EXE_koncli"))
         .args(words)
         .env_clear()
