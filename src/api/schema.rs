@@ -14,15 +14,17 @@ pub(super) fn optional_time(generator: &mut SchemaGenerator) -> Schema {
     schema
 }
 
+/// A DNS label: the name of a namespace, or a part of that of something else.
+const LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
+
 /// The name of an object, as Kubernetes wants it.
 pub(super) fn name(_: &mut SchemaGenerator) -> Schema {
-    let part = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
-    json_schema!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": format!("^{part}(\\.{part})*$") })
+    json_schema!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": format!("^{LABEL}(\\.{LABEL})*$") })
 }
 
 /// The name of a namespace, where one may be named.
 pub(super) fn optional_namespace(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "nullable": true, "minLength": 1, "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" })
+    json_schema!({ "type": "string", "nullable": true, "minLength": 1, "maxLength": 63, "pattern": format!("^{LABEL}$") })
 }
 
 /// A list of `metav1.Condition`, one of each type.
@@ -52,7 +54,7 @@ pub(super) fn namespaces(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "maxItems": 256,
-        "items": { "type": "string", "maxLength": 63, "pattern": "^(\\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$" },
+        "items": { "type": "string", "maxLength": 63, "pattern": format!("^(\\*|{LABEL})$") },
     })
 }
 
