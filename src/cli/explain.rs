@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde_json::{Value, json};
 
 use super::{
-    inject, manifests,
-    output::{Failure, Format},
+    inject,
+    manifests::{self, Document},
+    output::{Failure, Format, tell},
 };
 use crate::plan::{Item, On, OnConflict, OnLost, OnTimeout, Plan, Release, Role, Strategy, Subject, parse};
 
@@ -25,7 +26,9 @@ pub struct ExplainArgs {
 /// If the files cannot be read.
 pub fn explain(args: &ExplainArgs, namespace: &str, format: Format) -> Result<u8, Failure> {
     let documents = manifests::documents(&args.filename)?;
-    let explained: Vec<Value> = documents.iter().flat_map(manifests::objects).filter_map(|object| of_object(object, namespace)).collect();
+    documents.iter().filter_map(Document::oddity).for_each(tell);
+    let objects = documents.iter().flat_map(|document| manifests::objects(&document.value));
+    let explained: Vec<Value> = objects.filter_map(|object| of_object(object, namespace)).collect();
     let refused = explained.iter().any(|object| object.get("refused").is_some_and(|words| !words.is_null()));
     let text = match explained.as_slice() {
         [] => "nothing in it is konductor's business: there are no annotations of konductor.io".to_owned(),

@@ -1,12 +1,19 @@
 //! The flags of the commands on primitives, each defined once.
 
+use std::{fmt::Display, ops::RangeInclusive, str::FromStr};
+
 use clap::{Arg, ArgAction, value_parser};
 use serde_json::{Value, json};
 
 use crate::{
-    api::{ClaimKind, Duration, GateType},
-    plan::is_subdomain,
+    api::{ClaimKind, Duration, DurationError, GateType},
+    plan::{NAME, is_subdomain},
 };
+
+/// The permits that one holder can take, as the kinds' definitions have it.
+pub const PERMITS: RangeInclusive<i32> = 1..=1_000_000;
+const PARTICIPANTS: RangeInclusive<i32> = 1..=1024;
+const ANY: RangeInclusive<i32> = i32::MIN..=i32::MAX;
 
 fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(value).help(help)
@@ -17,14 +24,43 @@ pub fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 
-/// A flag with a number.
-pub fn number(name: &'static str, help: &'static str) -> Arg {
-    option(name, "NUMBER", help)
+/// A flag with a whole number from a range.
+pub fn number<T>(name: &'static str, help: &'static str, range: RangeInclusive<T>) -> Arg
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    option(name, "NUMBER", help).allow_negative_numbers(true).value_parser(whole(range))
+}
+
+/// Reads a whole number from a range.
+pub fn whole<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: FromStr + PartialOrd + Display + Clone,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("a whole number from {} to {} is wanted", range.start(), range.end()))
+    }
 }
 
 /// A flag with a duration.
 pub fn duration(name: &'static str, help: &'static str) -> Arg {
     option(name, "DURATION", help).value_parser(value_parser!(Duration))
+}
+
+/// A flag with how long something is held after its last renewal.
+pub fn ttl(help: &'static str) -> Arg {
+    duration("ttl", help).value_parser(lasting)
+}
+
+/// Reads a duration that a hold can have.
+///
+/// # Errors
+/// If it is none, or too short to be renewed in.
+pub fn lasting(text: &str) -> Result<Duration, String> {
+    let duration: Duration = text.parse().map_err(|error: DurationError| error.to_string())?;
+    let lasts = duration >= Duration::from_secs(1);
+    lasts.then_some(duration).ok_or_else(|| format!("a ttl is at least 1s; {text} is too short to renew a hold in"))
 }
 
 /// The name of a primitive.
@@ -36,7 +72,7 @@ pub fn object_name(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     let elsewhere = if text.contains('/') { "; one of another namespace is named by `-n NAMESPACE` and its name" } else { "" };
-    Err(format!("no name of a primitive: small letters, digits, `-` and `.`, at most 253{elsewhere}"))
+    Err(format!("no name of a primitive: {NAME}{elsewhere}"))
 }
 
 /// In whose name.
@@ -51,7 +87,7 @@ pub fn timeout() -> Arg {
 
 /// How urgently.
 pub fn priority() -> Arg {
-    number("priority", "Larger goes first, then age").allow_negative_numbers(true).value_parser(value_parser!(i32))
+    number("priority", "Larger goes first, then age", ANY)
 }
 
 /// A command and its arguments.
@@ -64,23 +100,20 @@ pub fn fields(kind: ClaimKind) -> Vec<Arg> {
     use ClaimKind::{Barrier, Gate, Lease, Mutex, Once, RWMutex, Semaphore, WaitGroup};
     let mut fields = match kind {
         Mutex | RWMutex | Lease | Semaphore => {
-            vec![duration(
-                "ttl",
-                "How long a Claim holds after its last renewal, and how long a holder's node may be unreachable; 5m otherwise",
-            )]
+            vec![ttl("How long a Claim holds after its last renewal, and how long a holder's node may be unreachable; 5m otherwise")]
         }
         Once => vec![duration("ttl", "How long after its success it is deleted; never otherwise")],
         WaitGroup => vec![duration("ttl", "How long after it is done it is deleted; never otherwise")],
         Barrier | Gate => vec![duration("timeout", "How long it waits, from its creation, before it has failed; for ever otherwise")],
     };
     match kind {
-        Semaphore => fields.push(number("permits", "How many permits there are").value_parser(value_parser!(i32)).default_value("1")),
-        Lease => fields.push(
-            number("priority", "The priority of those that state none").allow_negative_numbers(true).value_parser(value_parser!(i32)),
-        ),
+        Semaphore => {
+            fields.push(number("permits", "How many permits there are; 0 pauses it", 0..=*PERMITS.end()).default_value("1"));
+        }
+        Lease => fields.push(number("priority", "The priority of those that state none", ANY)),
         Barrier => fields.extend([
-            number("expected", "How many participants there are").value_parser(value_parser!(i32)).default_value("1"),
-            number("quorum", "How many of them open it; all otherwise").value_parser(value_parser!(i32)),
+            number("expected", "How many participants there are", PARTICIPANTS).default_value("1"),
+            number("quorum", "How many of them open it; all otherwise", PARTICIPANTS),
         ]),
         Gate => fields.push(
             option("condition", "CONDITION", "What must be met: KIND/[NAMESPACE/]NAME[=STATE][;value=NUMBER]; may be repeated")

@@ -1,4 +1,5 @@
-//! `koncli inject -f FILE`: the webhook's own code, offline. Every document of the input comes out again, changed or not.
+//! `koncli inject -f FILE`: the webhook's own code, offline. Every document of the input comes out again, changed or not; or, if one of them would be
+//! refused, none: half of an application must not get into a cluster, nor something that waits for nothing.
 
 use std::{io::Write, net::SocketAddr, path::PathBuf};
 
@@ -44,43 +45,56 @@ pub fn anywhere() -> Settings {
     }
 }
 
-/// Writes every document as it would be admitted to `out`; mistakes and warnings go to `err`, and a document with mistakes comes out as it is. Gives the exit
-/// code.
+/// Writes every document as it would be admitted to `out`, or none if one of them has mistakes; these and warnings go to `err`. Gives the exit code.
 pub fn inject(args: &InjectArgs, namespace: &str, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<u8> {
     let InjectArgs { filename, image, server_address, ca_file } = args;
     let ca_pem = ca_file.as_deref().map(read).transpose()?.unwrap_or_default();
     let settings = Settings { image: image.clone(), server_address: server_address.to_string(), ca_pem, ..anywhere() };
-    let mut code = 0;
+    let (mut admitted, mut refused) = (Vec::new(), false);
     for document in manifests::documents(filename)? {
-        let admitted = match admit(&settings, &document, namespace) {
-            Ok((admitted, warnings)) => {
-                for warning in warnings {
+        let oddity = document.oddity().map(|oddity| format!("{oddity}; it comes out as it is"));
+        match admit(&settings, &document.value, namespace) {
+            Ok((object, warnings)) => {
+                for warning in oddity.into_iter().chain(warnings) {
                     writeln!(err, "Warning: {warning}")?;
                 }
-                admitted
+                admitted.push(serde_saphyr::to_string(&object)?);
             }
             Err(words) => {
-                writeln!(err, "{words}")?;
-                code = 1;
-                document
+                refused = true;
+                writeln!(err, "{}: {words}", document.place)?;
             }
-        };
-        writeln!(out, "---\n{}", serde_saphyr::to_string(&admitted)?.trim_end())?;
+        }
     }
-    Ok(code)
+    if refused {
+        writeln!(err, "nothing is printed: each document must be right first")?;
+        return Ok(1);
+    }
+    for text in admitted {
+        writeln!(out, "---\n{}", text.trim_end())?;
+    }
+    Ok(0)
 }
 
 /// What admission makes of one object, or why it refuses it. A List is admitted item by item, as kubectl sends it.
 pub fn admit(settings: &Settings, object: &Value, default_namespace: &str) -> Result<(Value, Vec<String>), String> {
     if let Some(items) = object.get("items").and_then(Value::as_array).filter(|_| object.get("kind").is_some_and(|kind| kind == "List")) {
-        let mut list = object.clone();
-        let mut warnings = Vec::new();
-        for (index, item) in items.iter().enumerate() {
-            let (admitted, more) = admit(settings, item, default_namespace)?;
-            warnings.extend(more);
-            if let Some(slot) = list.pointer_mut(&format!("/items/{index}")) {
-                *slot = admitted;
+        let (mut admitted, mut warnings, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
+        for item in items {
+            match admit(settings, item, default_namespace) {
+                Ok((item, more)) => {
+                    admitted.push(item);
+                    warnings.extend(more);
+                }
+                Err(words) => refusals.push(words),
             }
+        }
+        if !refusals.is_empty() {
+            return Err(refusals.join("\n"));
+        }
+        let mut list = object.clone();
+        if let Some(items) = list.get_mut("items") {
+            *items = admitted.into();
         }
         return Ok((list, warnings));
     }
@@ -137,11 +151,33 @@ mod tests {
     }
 
     #[test]
-    fn a_document_with_mistakes_is_named_and_not_lost() {
-        let (code, out, err) = koncli(&format!("{}---\n{POD}", POD.replace("konductor.io/mutex", "konductor.io/mutx")));
+    fn a_document_with_mistakes_is_named_and_keeps_all_from_being_applied() {
+        let (code, out, err) = koncli(&format!("{POD}---\n{}", POD.replace("konductor.io/mutex", "konductor.io/mutx")));
+        assert_eq!((code, out.as_str()), (1, ""));
+        assert!(err.contains(", document 2: ") && err.contains("konductor.io/mutx") && err.contains("konductor.io/mutex"), "{err}");
+    }
+
+    #[test]
+    fn every_mistake_in_a_list_is_named() {
+        let pod = |key: &str| -> Value { serde_saphyr::from_str(&POD.replace("konductor.io/mutex", key)).unwrap() };
+        let items = [pod("konductor.io/mutx"), pod("konductor.io/mutex"), pod("konductor.io/lese")];
+        let (code, out, err) = koncli(&serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string());
+        assert_eq!((code, out.as_str()), (1, ""));
+        assert!(err.contains("konductor.io/mutx") && err.contains("konductor.io/lese"), "{err}");
+    }
+
+    #[test]
+    fn what_yaml_does_not_take_for_a_text_is_named() {
+        let (code, _, err) = koncli(&POD.replace("mutex: db", "mutex: true"));
         assert_eq!(code, 1);
-        assert!(err.contains("konductor.io/mutx") && err.contains("konductor.io/mutex"), "{err}");
-        assert_eq!(out.matches("kind: Pod").count(), 2, "{out}");
+        assert!(err.contains("metadata.annotations[konductor.io/mutex]: is not a text; write it in quotes: \"true\""), "{err}");
+    }
+
+    #[test]
+    fn what_is_no_object_comes_out_with_a_warning() {
+        let (code, out, err) = koncli("replicas: 3\n");
+        assert_eq!((code, out.as_str()), (0, "---\nreplicas: 3\n"));
+        assert!(err.contains("is no Kubernetes object"), "{err}");
     }
 
     #[test]

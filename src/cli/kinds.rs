@@ -2,10 +2,10 @@
 
 use std::time::Duration as StdDuration;
 
-use clap::{Arg, ArgMatches, Command, FromArgMatches, Subcommand, error::ErrorKind, value_parser};
+use clap::{Arg, ArgMatches, Command, FromArgMatches, Subcommand, error::ErrorKind};
 use serde_json::{Value, json};
 
-use super::flags::{duration, fields, flag, holder, number, object_name, priority, rest, timeout};
+use super::flags::{PERMITS, fields, flag, holder, number, object_name, priority, rest, timeout, ttl};
 use crate::{
     api::{ClaimKind, Duration, Mode, Operation},
     client::word,
@@ -234,6 +234,26 @@ fn entry(kind: ClaimKind) -> (&'static str, &'static [Verb], &'static str) {
     }
 }
 
+/// What else a kind is called, as kubectl calls it: its plural, and the short form.
+const fn aliases(kind: ClaimKind) -> [&'static str; 2] {
+    match kind {
+        ClaimKind::Mutex => ["mutexes", "mtx"],
+        ClaimKind::RWMutex => ["rwmutexes", "rwm"],
+        ClaimKind::Lease => ["leases", "kls"],
+        ClaimKind::Semaphore => ["semaphores", "sem"],
+        ClaimKind::Once => ["onces", "onc"],
+        ClaimKind::WaitGroup => ["waitgroups", "wg"],
+        ClaimKind::Barrier => ["barriers", "bar"],
+        ClaimKind::Gate => ["gates", "gt"],
+    }
+}
+
+/// The kind that people call this.
+pub fn called(text: &str) -> Option<ClaimKind> {
+    let text = text.to_lowercase();
+    ClaimKind::ALL.into_iter().find(|kind| word(*kind) == text || aliases(*kind).contains(&text.as_str()))
+}
+
 /// All verbs of a kind.
 pub fn verbs(kind: ClaimKind) -> impl Iterator<Item = &'static Verb> {
     OBJECT.iter().chain(entry(kind).1)
@@ -244,6 +264,7 @@ fn command(kind: ClaimKind) -> Command {
     let (about, _, _) = entry(kind);
     let verbs = verbs(kind).map(|verb| verb_command(kind, verb));
     Command::new(word(kind))
+        .aliases(aliases(kind))
         .about(format!("{about}: {}", self::verbs(kind).map(|verb| verb.word).collect::<Vec<_>>().join(", ")))
         .after_help(format!("Example:\n  {}", entry(kind).1.first().map_or("", |verb| verb.example)))
         .subcommand_required(true)
@@ -269,18 +290,18 @@ fn verb_command(kind: ClaimKind, verb: &'static Verb) -> Command {
             seen(vec![
                 holder(),
                 timeout(),
-                duration("ttl", "How long it is held after its last renewal; the primitive's ttl otherwise, or 5m"),
+                ttl("How long it is held after its last renewal; the primitive's ttl otherwise, or 5m"),
                 priority(),
             ]);
             if kind == ClaimKind::Semaphore {
-                seen(vec![number("permits", "How many permits").value_parser(value_parser!(i32).range(1..)).default_value("1")]);
+                seen(vec![number("permits", "How many permits", PERMITS).default_value("1")]);
             }
         }
         Does::Release | Does::Renew => seen(vec![holder()]),
         Does::Execute => seen(vec![
             holder(),
             timeout(),
-            duration("ttl", "How long after koncli has vanished the turn passes to the next; 5m otherwise"),
+            ttl("How long after koncli has vanished the turn passes to the next; 5m otherwise"),
             rest("The command; without one, it counts as executed at once").required(false),
         ]),
         Does::Step(Operation::Wait) => seen(vec![timeout()]),
@@ -288,10 +309,7 @@ fn verb_command(kind: ClaimKind, verb: &'static Verb) -> Command {
             seen(vec![Arg::new("who").value_name("HOLDER").help("Who arrives; the same as --holder").conflicts_with("holder"), holder()])
         }
         Does::Step(Operation::Add) => {
-            seen(vec![
-                number("delta", "How much is added").value_parser(value_parser!(i64).range(1..=1_000_000)).default_value("1"),
-                holder(),
-            ]);
+            seen(vec![number("delta", "How much is added", 1i64..=1_000_000).default_value("1"), holder()]);
         }
         Does::Step(_) => seen(vec![holder()]),
     }
@@ -421,6 +439,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn kinds_are_called_as_kubectl_calls_them() {
+        for crd in crate::api::crds() {
+            let names = crd.spec.names;
+            let all = [names.kind.clone(), names.plural].into_iter().chain(names.short_names.into_iter().flatten());
+            for name in all.filter(|_| names.kind != "Claim") {
+                assert_eq!(called(&name).map(|kind| format!("{kind:?}")), Some(names.kind.clone()), "{name}");
+                assert!(parse(&format!("koncli {} list", name.to_lowercase())).is_ok(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_and_ttls_have_their_ranges() {
+        for (line, words) in [
+            ("koncli semaphore create s --permits -1", "from 0 to 1000000"),
+            ("koncli semaphore acquire s --permits 5000000000", "from 1 to 1000000"),
+            ("koncli barrier create b --expected 1025", "from 1 to 1024"),
+            ("koncli waitgroup add w --delta 1.5", "from 1 to 1000000"),
+            ("koncli mutex lock db --ttl 1ms", "at least 1s"),
+            ("koncli lease create l --ttl 0", "at least 1s"),
+        ] {
+            let words_of = |error: clap::Error| error.to_string();
+            let said = parse(line).map_err(words_of).unwrap_err();
+            assert!(said.contains(words) && !said.contains("tip:"), "{line}: {said}");
+        }
+        assert!(parse("koncli lease create l --priority -5").is_ok());
     }
 
     #[test]

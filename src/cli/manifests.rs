@@ -9,20 +9,40 @@ use std::{
 use anyhow::Context;
 use serde_json::Value;
 
+/// One document of a file.
+pub struct Document {
+    /// Which one, for people: `job.yaml`, or `job.yaml, document 2`.
+    pub place: String,
+    /// What it says.
+    pub value: Value,
+}
+
 /// Every document of these files, in their order; `-` is the standard input, and of a folder it is each file that ends in .yaml, .yml or .json.
 ///
 /// # Errors
 /// If something cannot be read, or is not YAML.
-pub fn documents(paths: &[PathBuf]) -> anyhow::Result<Vec<Value>> {
+pub fn documents(paths: &[PathBuf]) -> anyhow::Result<Vec<Document>> {
     let mut found = Vec::new();
     for path in paths {
         for file in files(path)? {
+            let name = if file == Path::new("-") { "the standard input".to_owned() } else { file.display().to_string() };
             let text = read(&file)?;
-            let documents: Vec<Value> = serde_saphyr::from_multiple(&text).with_context(|| format!("{} is not YAML", file.display()))?;
-            found.extend(documents.into_iter().filter(|document| !document.is_null()));
+            let documents: Vec<Value> = serde_saphyr::from_multiple(&text).with_context(|| format!("{name} is not YAML"))?;
+            let several = documents.len() > 1;
+            let place = |index| if several { format!("{name}, document {}", index + 1) } else { name.clone() };
+            let documents = documents.into_iter().enumerate().filter(|(_, value)| !value.is_null());
+            found.extend(documents.map(|(index, value)| Document { place: place(index), value }));
         }
     }
     Ok(found)
+}
+
+impl Document {
+    /// What to say of one that is none of Kubernetes: konductor has nothing to do with it, and its author may have thought otherwise.
+    pub fn oddity(&self) -> Option<String> {
+        let has = |field| self.value.get(field).is_some_and(Value::is_string);
+        (!has("apiVersion") || !has("kind")).then(|| format!("{} is no Kubernetes object: it has no apiVersion and kind", self.place))
+    }
 }
 
 /// The objects of a List, as kubectl sends them; otherwise the object itself.
@@ -69,7 +89,8 @@ mod tests {
         for (name, text) in [("b.yml", "n: 2\n---\nn: 3\n"), ("a.yaml", "n: 1\n---\n"), ("c.json", "{\"n\": 4}"), ("d.txt", "n: 5")] {
             fs::write(folder.join(name), text).unwrap();
         }
-        let numbers: Vec<Value> = documents(std::slice::from_ref(&folder)).unwrap().iter().map(|document| document["n"].clone()).collect();
+        let numbers: Vec<Value> =
+            documents(std::slice::from_ref(&folder)).unwrap().iter().map(|document| document.value["n"].clone()).collect();
         fs::remove_dir_all(folder).unwrap();
         assert_eq!(numbers, [json!(1), json!(2), json!(3), json!(4)]);
     }

@@ -89,6 +89,7 @@ enum Command {
         #[arg(value_parser = with_rounds)]
         kind: ClaimKind,
         /// Name of the primitive.
+        #[arg(value_parser = flags::object_name)]
         name: String,
     },
     /// Ends what somebody holds, for the person on call: deletes the holder, after asking.
@@ -120,9 +121,10 @@ enum Command {
 #[derive(Args)]
 struct StatusArgs {
     /// `all`, or a kind.
-    #[arg(value_name = "KIND", value_parser = kind_or_all)]
+    #[arg(value_name = "KIND", value_parser = kind_or_all, default_value = "all")]
     what: Shown,
     /// Name of the primitive; all of the kind otherwise.
+    #[arg(value_parser = flags::object_name)]
     name: Option<String>,
     /// Those of all namespaces.
     #[arg(short = 'A', long, conflicts_with = "name")]
@@ -136,7 +138,7 @@ enum Shown {
 }
 
 fn kind_or_all(text: &str) -> Result<Shown, String> {
-    if text == "all" { Ok(Shown::All) } else { kind(text, &ClaimKind::ALL).map(Shown::Of) }
+    if text == "all" { Ok(Shown::All) } else { kind(text, &ClaimKind::ALL).map(Shown::Of).map_err(|words| format!("{words}, or all")) }
 }
 
 fn with_rounds(text: &str) -> Result<ClaimKind, String> {
@@ -145,7 +147,7 @@ fn with_rounds(text: &str) -> Result<ClaimKind, String> {
 }
 
 fn kind(text: &str, kinds: &[ClaimKind]) -> Result<ClaimKind, String> {
-    let found = kinds.iter().copied().find(|kind| word(*kind) == text.to_lowercase());
+    let found = kinds::called(text).filter(|kind| kinds.contains(kind));
     found.ok_or_else(|| format!("it is one of {}", kinds.iter().map(|kind| word(*kind)).collect::<Vec<_>>().join(", ")))
 }
 

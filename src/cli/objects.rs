@@ -226,10 +226,12 @@ fn described(definition: &Definition, object: &Value, now: Timestamp) -> String 
     parts.join("\n")
 }
 
-/// What a column shows of an object.
+/// What a column shows of an object. The phase alone would not say that it is on its way out.
 fn cell(object: &Value, column: &CustomResourceColumnDefinition, now: Timestamp) -> String {
     let value = object.pointer(&column.json_path.replace('.', "/"));
+    let deleting = object.pointer("/metadata/deletionTimestamp").is_some_and(Value::is_string);
     match value {
+        Some(Value::String(phase)) if deleting && column.json_path == ".status.phase" => format!("{phase}, being deleted"),
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) if column.type_ == "date" => {
             text.parse().map_or_else(|_| text.clone(), |since: Timestamp| ago(now.duration_since(since).as_secs()))
@@ -274,6 +276,17 @@ mod tests {
             "NAMESPACE   NAME   PERMITS   IN USE   WAITING   HELD BY   PHASE   AGE\n\
              shop        api    3         1        0         claim/a   Ready   5m30s\n"
         );
+    }
+
+    #[test]
+    fn what_is_being_deleted_is_shown_as_such() {
+        let definition = Definition::of(ClaimKind::Semaphore).unwrap();
+        let now = "2026-01-01T00:05:30Z".parse().unwrap();
+        let mut object = semaphore();
+        object["metadata"]["deletionTimestamp"] = "2026-01-01T00:05:00Z".into();
+        for text in [listed(&definition, &[object.clone()], false, false, now), described(&definition, &object, now)] {
+            assert!(text.contains("Ready, being deleted"), "{text}");
+        }
     }
 
     #[test]

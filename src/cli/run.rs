@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     claims,
-    flags::object_name,
+    flags::{PERMITS, lasting, object_name, whole},
     kinds::KindCommand,
     output::{Code, Failure, tell},
     session::{Session, this_machine},
@@ -51,13 +51,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", value_parser = object_name)]
     semaphore: Vec<String>,
     /// How many permits of each Semaphore.
-    #[arg(long, value_name = "NUMBER", requires = "semaphore", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "NUMBER", requires = "semaphore", value_parser = whole(PERMITS), allow_negative_numbers = true)]
     permits: Option<i32>,
     /// How long to wait for all of it, such as 30s; 0 tries once; for ever otherwise.
     #[arg(long, value_name = "DURATION", env = "KONDUCTOR_TIMEOUT")]
     timeout: Option<Duration>,
     /// How long it is held after koncli or its machine has vanished; the primitive's ttl otherwise, or 5m.
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = lasting)]
     ttl: Option<Duration>,
     /// Larger goes first, then age.
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]

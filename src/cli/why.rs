@@ -21,7 +21,10 @@ use crate::{
     agent::Outcome,
     api::{Claim, ClaimPhase, names},
     client::Error,
-    controller::{object::Key, outlook::Standing},
+    controller::{
+        object::Key,
+        outlook::{Picture, Standing},
+    },
     rules::evidence::{self, AcquireStep},
 };
 
@@ -61,67 +64,49 @@ pub async fn why(session: &Session, args: &WhyArgs) -> Result<(), Failure> {
 }
 
 async fn of_pod(session: &Session, pod: &Pod) -> Result<(), Failure> {
-    let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
-    let standings = picture::read(session).await?.0.standings(&uid, Timestamp::now());
-    let state = match evidence::acquire_step(pod) {
-        _ if standings.is_empty() => "has no annotations of konductor's that it would wait for".to_owned(),
-        _ if evidence::pod_ended(pod) => ended(pod),
-        AcquireStep::Running => "waits".to_owned(),
-        AcquireStep::Passed => "has been let in; it does not wait".to_owned(),
-        _ => format!("has not begun to ask: {}", before_it_asks(pod)),
-    };
-    report(session, &[Subject { what: format!("pod/{name}"), state, standings }])
+    let mut subject = Subject::of_pod(&mut picture::read(session).await?.0, pod);
+    if subject.standings.is_empty() {
+        subject.state = "has no annotations of konductor's that it would wait for".to_owned();
+    }
+    report(session, &[subject])
 }
 
 async fn of_job(session: &Session, job: &Job) -> Result<(), Failure> {
-    let (name, uid) = (job.name_any(), job.uid().unwrap_or_default());
-    let (mut picture, _) = picture::read(session).await?;
-    let now = Timestamp::now();
-    let condition = fate(job);
+    let mut picture = picture::read(session).await?.0;
+    let mut subject = Subject { what: format!("job/{}", job.name_any()), state: String::new(), standings: Vec::new() };
+    let mut pods = Vec::new();
     let suspended = job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or_default();
-    let held_back = suspended && job.annotations().get(names::SUSPENDED).is_some_and(|value| value == "true");
-    let of_job = picture.standings(&uid, now);
-    let (state, standings) = match condition {
-        Some(condition) => {
-            let why = [condition.reason.clone(), condition.message.clone()].into_iter().flatten().collect::<Vec<_>>().join(": ");
-            (format!("is {} ({why})", condition.type_), Vec::new())
-        }
-        None if held_back => ("is suspended by konductor until it is its turn".to_owned(), of_job),
-        None if suspended => ("is suspended, and not by konductor: somebody else must resume it".to_owned(), Vec::new()),
-        None => ("runs".to_owned(), Vec::new()),
-    };
-    let mut subjects = vec![Subject { what: format!("job/{name}"), state, standings }];
-    if !suspended && condition.is_none() {
-        let api = Api::<Pod>::namespaced(session.kube.clone(), &session.namespace);
-        let selector = ListParams::default().labels(&format!("{}={uid}", names::JOB_UID_LABEL));
-        let pods = api.list(&selector).await.map_err(|error| Error::of(&error, "listing its Pods"))?;
-        let (over, left): (Vec<&Pod>, Vec<&Pod>) = pods.items.iter().partition(|pod| evidence::pod_ended(pod));
-        let mut runs = false;
-        for pod in &left {
-            let standings = picture.standings(&pod.uid().unwrap_or_default(), now);
-            let state = match evidence::acquire_step(pod) {
-                AcquireStep::Running => "waits".to_owned(),
-                AcquireStep::Passed => {
-                    runs = true;
-                    "has been let in".to_owned()
-                }
-                _ => format!("has not begun to ask: {}", before_it_asks(pod)),
-            };
-            subjects.push(Subject { what: format!("pod/{}", pod.name_any()), state, standings });
-        }
-        let last = over.iter().max_by_key(|pod| pod.creation_timestamp());
-        let state = match (left.is_empty(), last) {
-            (false, _) if runs => "runs",
+    subject.state = if let Some(condition) = fate(job) {
+        let why = [condition.reason.clone(), condition.message.clone()].into_iter().flatten().collect::<Vec<_>>().join(": ");
+        format!("is {} ({why})", condition.type_)
+    } else if suspended && job.annotations().get(names::SUSPENDED).is_some_and(|value| value == "true") {
+        subject.standings = picture.standings(&job.uid().unwrap_or_default(), Timestamp::now());
+        "is suspended by konductor until it is its turn".to_owned()
+    } else if suspended {
+        "is suspended, and not by konductor: somebody else must resume it".to_owned()
+    } else {
+        pods = pods_of(session, job).await?;
+        let (over, left): (Vec<&Pod>, Vec<&Pod>) = pods.iter().partition(|pod| evidence::pod_ended(pod));
+        let last = over.into_iter().max_by_key(|pod| pod.creation_timestamp()).cloned();
+        let passed = |pod: &&Pod| matches!(evidence::acquire_step(pod), AcquireStep::Passed);
+        let state = match (left.is_empty(), &last) {
+            (false, _) if left.iter().any(passed) => "runs",
             (false, _) => "has started, and none of its Pods has been let in",
             (true, None) => "has no Pod; `kubectl describe job` says why",
             (true, Some(_)) => "has no Pod now: its last one has ended",
         };
-        if let Some(pod) = last.filter(|_| left.is_empty()) {
-            subjects.push(Subject { what: format!("pod/{}", pod.name_any()), state: ended(pod), standings: Vec::new() });
-        }
-        subjects.iter_mut().take(1).for_each(|job| job.state = state.to_owned());
-    }
+        // Those that have ended matter only if no other came after them.
+        pods = if left.is_empty() { last.into_iter().collect() } else { left.into_iter().cloned().collect() };
+        state.to_owned()
+    };
+    let subjects: Vec<Subject> = [subject].into_iter().chain(pods.iter().map(|pod| Subject::of_pod(&mut picture, pod))).collect();
     report(session, &subjects)
+}
+
+async fn pods_of(session: &Session, job: &Job) -> Result<Vec<Pod>, Failure> {
+    let api = Api::<Pod>::namespaced(session.kube.clone(), &session.namespace);
+    let selector = ListParams::default().labels(&format!("{}={}", names::JOB_UID_LABEL, job.uid().unwrap_or_default()));
+    Ok(api.list(&selector).await.map_err(|error| Error::of(&error, "listing its Pods"))?.items)
 }
 
 /// What became of a Job, or is about to.
@@ -167,6 +152,19 @@ struct Subject {
     standings: Vec<(Key, Standing)>,
 }
 
+impl Subject {
+    fn of_pod(picture: &mut Picture, pod: &Pod) -> Self {
+        let standings = picture.standings(&pod.uid().unwrap_or_default(), Timestamp::now());
+        let state = match evidence::acquire_step(pod) {
+            _ if evidence::pod_ended(pod) => ended(pod),
+            AcquireStep::Running => "waits".to_owned(),
+            AcquireStep::Passed => "has been let in".to_owned(),
+            _ => format!("has not begun to ask: {}", before_it_asks(pod)),
+        };
+        Self { what: format!("pod/{}", pod.name_any()), state, standings }
+    }
+}
+
 fn report(session: &Session, subjects: &[Subject]) -> Result<(), Failure> {
     let line = |(key, standing): &(Key, Standing)| {
         let target = key.seen_from(&session.namespace);
@@ -176,7 +174,10 @@ fn report(session: &Session, subjects: &[Subject]) -> Result<(), Failure> {
             Standing::ItsTurn => {
                 Some(format!("it is its turn for {target}: konductor grants it now; if that does not happen, run `koncli check`"))
             }
-            Standing::Holds(token) => Some(format!("holds {target} with token {token}")),
+            Standing::Holds { token, deleting: false } => Some(format!("holds {target} with token {token}")),
+            Standing::Holds { token, deleting: true } => {
+                Some(format!("holds {target} with token {token}; {target} is being deleted, and goes when its last holder has ended"))
+            }
             Standing::NotNow => None,
         }
     };
@@ -184,7 +185,7 @@ fn report(session: &Session, subjects: &[Subject]) -> Result<(), Failure> {
         Standing::Waits(_) => "Waiting",
         Standing::Refused(_) => "Refused",
         Standing::ItsTurn => "Next",
-        Standing::Holds(_) => "Holding",
+        Standing::Holds { .. } => "Holding",
         Standing::NotNow => "None",
     };
     let mut text = String::new();

@@ -31,7 +31,7 @@ mod status;
 mod store;
 mod tell;
 mod turn;
-mod words;
+pub mod words;
 pub mod world;
 
 use std::{

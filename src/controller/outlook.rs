@@ -38,8 +38,13 @@ pub enum Standing {
     Refused(String),
     /// It is its turn: konductor grants it now, if it runs.
     ItsTurn,
-    /// It holds, with this fencing token.
-    Holds(i64),
+    /// It holds.
+    Holds {
+        /// Its fencing token.
+        token: i64,
+        /// Whether the primitive is being deleted.
+        deleting: bool,
+    },
     /// It has passed, or has not come that far.
     NotNow,
 }
@@ -160,7 +165,7 @@ impl Picture {
         }
         let of_pod = self.state.pods.get(uid).and_then(|pod| token_of(&object, pod));
         let token = of_pod.or_else(|| object.holders().iter().find(|holder| holder.uid == uid).map(|holder| holder.token));
-        token.map_or(Standing::NotNow, Standing::Holds)
+        token.map_or(Standing::NotNow, |token| Standing::Holds { token, deleting: object.deleting() })
     }
 }
 
@@ -207,7 +212,7 @@ mod tests {
         let holder =
             json!({ "uid": "second", "kind": "Pod", "namespace": "shop", "name": "second", "token": 5, "since": "2026-01-01T00:00:00Z" });
         picture.put_object(mutex("2", json!({ "holders": [holder], "lastToken": 5 })));
-        assert!(matches!(said(&mut picture).as_slice(), [Standing::Holds(5)]));
+        assert_eq!(said(&mut picture), [Standing::Holds { token: 5, deleting: false }]);
     }
 
     #[test]

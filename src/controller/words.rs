@@ -7,7 +7,9 @@ use super::{
     runs,
 };
 use crate::{
+    api::Gate,
     coordinator::{protocol::Reason, session::Place},
+    plan::Kind,
     rules::{Refused, Why},
 };
 
@@ -33,6 +35,7 @@ pub fn waiting(key: &Key, object: Option<&Object>, holders: &Holders, why: Why, 
     let (position, all) = place;
     match why {
         Why::InLine | Why::TooYoung | Why::Away => format!("waiting for {name}: {position} of {all} in line, {held}"),
+        Why::TooWide if object.capacity() == 0 => format!("waiting for {name}: it is paused, with no permits ({held})"),
         Why::TooWide => {
             format!("waiting for {name}: asks for more than its {} permits; others go first until there are more", object.capacity())
         }
@@ -83,7 +86,15 @@ pub fn refusal(key: &Key, object: Option<&Object>, why: Refused, namespace: &str
     match why {
         Refused::TimedOut => (Reason::TimedOut, format!("timed out waiting for {name}{how}")),
         Refused::NotFree if object.is_none() => (Reason::TimedOut, format!("{name} does not exist, and this one does not wait")),
-        Refused::NotFree => (Reason::TimedOut, format!("{name} is not free, and this one does not wait{how}")),
+        Refused::NotFree => {
+            let lacking = match key.kind {
+                Kind::Barrier | Kind::Gate => "is not open",
+                Kind::WaitGroup => "is not done",
+                Kind::Once => "has not been executed",
+                Kind::Mutex | Kind::RwMutex | Kind::Lease | Kind::Semaphore => "is not free",
+            };
+            (Reason::TimedOut, format!("{name} {lacking}, and this one does not wait{how}"))
+        }
         Refused::NotAllowed => {
             (Reason::Denied, format!("denied: {name} does not list this Pod's namespace, {namespace}, in spec.allowedNamespaces"))
         }
@@ -121,7 +132,9 @@ fn stands(object: &Object, namespace: &str) -> String {
         }
         Object::Gate(gate) => match gate.status.as_ref().map(|status| (&status.by_hand, &status.waits_for, &status.met)) {
             Some((Some(by_hand), ..)) if !by_hand.open => format!("closed by {}", by_hand.by),
-            Some((_, Some(waits_for), _)) => format!("it waits for {waits_for}"),
+            Some((_, Some(waits_for), _)) => {
+                format!("it waits for {waits_for}{}", unmet(gate).map_or(String::new(), |seen| format!(": {seen}")))
+            }
             Some((_, None, Some(met))) => format!("{met} conditions were met"),
             _ => "it is not open".to_owned(),
         },
@@ -130,19 +143,31 @@ fn stands(object: &Object, namespace: &str) -> String {
             counter => format!("{counter} are not done{}", holders().map_or(String::new(), |names| format!(": {names}"))),
         },
         Object::Once(_) => holders().map_or("nobody has executed it".to_owned(), |executor| format!("{executor} executes it")),
-        Object::Mutex(_) | Object::RwMutex(_) | Object::Lease(_) | Object::Semaphore(_) => {
+        Object::Semaphore(semaphore) => {
+            let held: i64 = object.holders().iter().map(|holder| i64::from(holder.permits)).sum();
+            let by = holders().map_or(String::new(), |holders| format!(", by {holders}"));
+            format!("{held} of {} permits are held{by}", semaphore.spec.permits)
+        }
+        Object::Mutex(_) | Object::RwMutex(_) | Object::Lease(_) => {
             holders().map_or("nobody holds it".to_owned(), |holders| format!("held by {holders}"))
         }
     }
+}
+
+/// What was seen of the objects whose conditions are not met; `None` before the first look.
+pub fn unmet(gate: &Gate) -> Option<String> {
+    let statuses = gate.status.iter().flat_map(|status| &status.condition_statuses).filter(|condition| !condition.met);
+    object::first(statuses.map(|condition| condition.message.clone()).filter(|message| !message.is_empty()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        api::{Barrier, CommonStatus, Holder, HolderKind, Mutex, MutexStatus},
+        api::{Barrier, CommonStatus, Holder, HolderKind, Mutex, MutexStatus, Semaphore},
         plan::Kind,
     };
+    use serde_json::{Value, json};
 
     fn key() -> Key {
         Key { kind: Kind::Mutex, namespace: "shop".into(), name: "db".into() }
@@ -189,16 +214,49 @@ mod tests {
         assert!(message(Some(&object), Refused::NotAllowed, "bank").contains("mutex/shop/db does not list this Pod's namespace, bank"));
     }
 
+    fn read<K: serde::de::DeserializeOwned + Into<Object>>(kind: &str, spec: Value, status: Value) -> (Key, Object) {
+        let object = json!({
+            "apiVersion": "konductor.io/v1", "kind": kind, "metadata": {"name": "x", "namespace": "shop"}, "spec": spec, "status": status,
+        });
+        let object: Object = serde_json::from_value::<K>(object).unwrap().into();
+        (object.key(), object)
+    }
+
+    #[test]
+    fn what_is_no_lock_is_not_called_free() {
+        let (key, barrier) = read::<Barrier>("Barrier", json!({"expected": 2}), json!({}));
+        let (_, message) = refusal(&key, Some(&barrier), Refused::NotFree, "shop");
+        assert_eq!(message, "barrier/x is not open, and this one does not wait; 0 of 2 have arrived");
+    }
+
+    #[test]
+    fn a_semaphore_says_how_many_permits_it_has() {
+        let (key, semaphore) = read::<Semaphore>("Semaphore", json!({"permits": 2}), json!({}));
+        let (_, message) = refusal(&key, Some(&semaphore), Refused::TimedOut, "shop");
+        assert_eq!(message, "timed out waiting for semaphore/x; 0 of 2 permits are held");
+        let (key, paused) = read::<Semaphore>("Semaphore", json!({"permits": 0}), json!({}));
+        let line = waiting(&key, Some(&paused), &Holders::of(Some(&paused)), Why::TooWide, (1, 1), "shop");
+        assert_eq!(line, "waiting for semaphore/x: it is paused, with no permits (nobody holds it)");
+    }
+
+    #[test]
+    fn a_gate_says_what_keeps_it_shut() {
+        let conditions = json!([{"type": "Job", "name": "a"}, {"type": "Job", "name": "b"}]);
+        let statuses = json!([
+            {"type": "Job", "name": "a", "met": true, "message": "job/a is complete"},
+            {"type": "Job", "name": "b", "met": false, "message": "job/b has failed"},
+        ]);
+        let status = json!({"phase": "Waiting", "waitsFor": "job/b", "met": "1 of 2", "conditionStatuses": statuses});
+        let (key, gate) = read::<Gate>("Gate", json!({ "conditions": conditions }), status);
+        let line = waiting(&key, Some(&gate), &Holders::of(Some(&gate)), Why::Shut, (1, 1), "shop");
+        assert_eq!(line, "waiting for gate/x: it waits for job/b: job/b has failed");
+    }
+
     #[test]
     fn a_failed_barrier_says_who_has_arrived() {
-        let barrier: Barrier = serde_json::from_value(serde_json::json!({
-            "apiVersion": "konductor.io/v1", "kind": "Barrier", "metadata": {"name": "x", "namespace": "shop"}, "spec": {"expected": 3},
-            "status": {"phase": "Failed", "arrived": 1, "arrivals": [
-                {"uid": "a", "kind": "Job", "namespace": "shop", "name": "a", "at": "2026-01-01T00:00:00Z"},
-            ]},
-        }))
-        .unwrap();
-        let (object, key) = (Object::from(barrier), Key { kind: Kind::Barrier, namespace: "shop".into(), name: "x".into() });
+        let arrivals = json!([{"uid": "a", "kind": "Job", "namespace": "shop", "name": "a", "at": "2026-01-01T00:00:00Z"}]);
+        let status = json!({"phase": "Failed", "arrived": 1, "arrivals": arrivals});
+        let (key, object) = read::<Barrier>("Barrier", json!({"expected": 3}), status);
         let Place::Refused { message, .. } = refused(&key, Some(&object), Refused::Failed, "shop") else { panic!() };
         assert_eq!(message, "barrier/x has failed, its timeout is over; 1 of 3 have arrived: job/a");
         let line = waiting(&key, Some(&object), &Holders::of(Some(&object)), Why::Shut, (1, 1), "shop");

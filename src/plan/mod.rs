@@ -37,7 +37,7 @@ pub use distance::nearest;
 pub use mistake::{Mistake, Mistakes, shortened};
 pub use parse::{MAX_ITEMS, MAX_VALUE, is_ours, lookalike, parse};
 pub use reference::tables;
-pub use target::is_subdomain;
+pub use target::{NAME, is_subdomain};
 
 /// Kinds of primitives, in the order in which a Pod acquires them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

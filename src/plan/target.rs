@@ -9,6 +9,8 @@ use crate::api::names::USER_PREFIX;
 
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
+/// What a name of an object is made of.
+pub const NAME: &str = "small letters, digits, `-` and `.`, at most 253";
 
 /// The kind of an item, and the rest of its text.
 pub(super) fn kind<'a>(key: &str, text: &'a str, verb: Verb, known: Option<Kind>) -> Result<(Kind, &'a str), Box<Mistake>> {
@@ -82,8 +84,7 @@ pub(super) fn target(key: &str, text: &str, kind: Kind, path: &str) -> Result<Ta
         return refuse(problem, likely(namespace, is_label).map(|namespace| text.replacen(path, &format!("{namespace}/{name}"), 1)));
     }
     if !is_subdomain(name) {
-        let problem =
-            format!("names `{}`, which is no name of {}: small letters, digits, `-` and `.`, at most {MAX_NAME}", clip(name), kind.noun());
+        let problem = format!("names `{}`, which is no name of {}: {NAME}", clip(name), kind.noun());
         return refuse(problem, likely(name, is_subdomain).map(|right| text.replacen(name, &right, 1)));
     }
     Ok(Target { kind, namespace: namespace.map(str::to_owned), name: name.to_owned() })

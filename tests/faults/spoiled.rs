@@ -14,7 +14,7 @@ type Change = fn(&mut Vec<Line>) -> bool;
 
 /// What happened, the rule that must see it, and the change that makes it so.
 const SPOILED: [(&str, &str, Change); 21] = [
-    ("a revision is not seen", "missed", |lines| remove(lines, |seen| seen.version == 3)),
+    ("a revision is not seen", "missed", |lines| remove(lines, |seen| seen.key.starts_with("mutexes/") && seen.version == 3)),
     ("a second one holds a Mutex", "too many", |lines| {
         change(lines, "mutexes/", |status| {
             let mut second = status["holders"][0].clone();
@@ -129,7 +129,7 @@ const SPOILED: [(&str, &str, Change); 21] = [
         })
     }),
     ("one runs on when it holds no more", "ran without a hold", |lines| change_run(lines, |run| run.to += 1000.0)),
-    ("one runs with a token of its own making", "ran without a hold", |lines| change_run(lines, |run| run.token += 1)),
+    ("one runs with a token of its own making", "ran without a hold", |lines| change_run(lines, |run| run.token += 1_000_000)),
     ("two run at the same time", "ran together", |lines| change_run(lines, |run| run.to += 1000.0)),
 ];
 

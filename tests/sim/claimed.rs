@@ -113,6 +113,10 @@ impl Core {
             }
             // It is told before anything is taken from it. One that does not hold any more was judged when it was taken.
             "Expired" => {
+                let record = self.primitive(key).map(|object| object.record());
+                if matches!(&record, Some(Record::Once(once)) if once.executed.as_ref().is_some_and(|executed| executed.by.uid == uid)) {
+                    self.violation("7 (claims)", format!("{uid} has executed {key}, and was told that it was taken from it"));
+                }
                 let object = self.primitive(key).filter(|object| object.holders().iter().any(|holder| holder.uid == uid));
                 let Some(ttl) = object.map(|object| object.ttl()) else { return };
                 if claimant.relies(self.server_time()) {

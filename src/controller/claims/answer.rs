@@ -14,7 +14,7 @@ use crate::{
         words,
     },
     coordinator::protocol::Reason,
-    rules::{Decision, Queued, Refused, Release, Settlement, Why},
+    rules::{Decision, Once, Queued, Record, Refused, Release, Settlement, Why},
 };
 
 /// Longest message, in characters, as the schema has it.
@@ -141,14 +141,30 @@ impl<'a> Answers<'a> {
     }
 
     fn ended(&self, release: &Release) -> Answer {
-        let name = self.key.seen_from(&self.key.namespace);
-        match (release.lost, release.outcome) {
-            (true, _) => Answer::Expired(expired(self.key)),
-            (false, Some(true)) => Answer::Released(format!("has executed {name}")),
-            (false, Some(false)) => Answer::Released(format!("failed to execute {name}: the turn passes to the next")),
-            (false, None) => Answer::Released(format!("{name} was given back")),
-        }
+        if release.lost { Answer::Expired(expired(self.key)) } else { released(self.key, release.outcome) }
     }
+}
+
+/// What a Claim is told that holds no more, by a leader that did not see how that came; `live` is the primitive as it is now. Who ended the hold may have
+/// been lost before it could say so.
+pub fn over(key: &Key, live: Option<&Object>, claim: &ClaimFacts) -> Answer {
+    let record = live.map(Object::record);
+    let executed = |once: &Once| once.executed.as_ref().is_some_and(|executed| executed.by.uid == claim.uid());
+    match (record, claim.claim.spec.succeeded) {
+        (Some(Record::Once(once)), _) if executed(&once) => released(key, Some(true)),
+        (Some(_), Some(false)) => released(key, Some(false)),
+        _ => Answer::Expired(format!("no longer holds {}", key.seen_from(&key.namespace))),
+    }
+}
+
+/// What a Claim is told that has given back what it held, having executed a Once or not.
+fn released(key: &Key, outcome: Option<bool>) -> Answer {
+    let name = key.seen_from(&key.namespace);
+    Answer::Released(match outcome {
+        Some(true) => format!("has executed {name}"),
+        Some(false) => format!("failed to execute {name}: the turn passes to the next"),
+        None => format!("{name} was given back"),
+    })
 }
 
 /// What a Claim is told whose time has passed.

@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use super::{
     ClaimFacts,
-    answer::{Answer, Answers, status},
+    answer::{Answer, Answers, over, status},
     expiring, give_up, prove,
 };
 use crate::{
-    api::{Barrier, ClaimPhase, Holder, Mutex},
+    api::{Barrier, ClaimPhase, Holder, Mutex, Once},
     controller::{
         ask::At,
         examine::Suspect,
@@ -330,4 +330,28 @@ fn what_is_not_done_is_denied_in_words() {
     assert_eq!(told(Settlement::Counted), Some(Answer::Done));
     let Some(Answer::Denied { reason: "Denied", text }) = told(Settlement::BelowZero) else { panic!() };
     assert!(text.contains("waitgroup/wg would fall below zero"), "{text}");
+}
+
+/// The leader that counted it was lost before it could say so.
+#[test]
+fn who_has_executed_is_told_so_by_the_next_leader() {
+    let once = |executed_by: &str| -> Object {
+        let by = json!({ "uid": format!("uid-{executed_by}"), "kind": "Claim", "namespace": "ns", "name": executed_by });
+        let once = json!({ "apiVersion": "konductor.io/v1", "kind": "Once", "spec": {},
+            "metadata": { "name": "db", "namespace": "ns", "uid": "db", "creationTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "9" },
+            "status": { "executed": true, "executedAt": "2026-01-01T00:00:30Z", "executedBy": by } });
+        serde_json::from_value::<Once>(once).unwrap().into()
+    };
+    let granted = json!({ "phase": "Granted", "token": 7, "grantedAt": "2026-01-01T00:00:20Z" });
+    let told = |executed_by: &str, spec: Value| {
+        let spec = [("kind", json!("Once"))]
+            .into_iter()
+            .chain(spec.as_object().unwrap().iter().map(|(field, value)| (field.as_str(), value.clone())));
+        let claim = claim("a", 3, Value::Object(spec.map(|(field, value)| (field.to_owned(), value)).collect()), granted.clone());
+        over(&claim.key, Some(&once(executed_by)), &claim)
+    };
+    assert_eq!(told("a", json!({ "succeeded": true })), Answer::Released("has executed once/db".into()));
+    assert_eq!(told("b", json!({ "succeeded": false })), Answer::Released("failed to execute once/db: the turn passes to the next".into()));
+    assert_eq!(told("b", json!({ "succeeded": true })), Answer::Expired("no longer holds once/db".into()));
+    assert_eq!(told("b", json!({})), Answer::Expired("no longer holds once/db".into()));
 }
