@@ -8,21 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use konductor::{
-    inject::{Outcome, Refusal, Request, Resources, Settings, inject, validate},
-    plan::Release,
-};
+use konductor::inject::{Outcome, Refusal, Request, Settings, inject, validate};
 use serde_json::Value;
 
 fn settings() -> Settings {
     Settings {
         image: "konductor.example/konductor:1".to_owned(),
-        image_pull_policy: "IfNotPresent".to_owned(),
-        server_name: "konductor-coordinator.konductor-system.svc".to_owned(),
         server_address: "10.96.0.7:443".to_owned(),
         ca_pem: "-----BEGIN CERTIFICATE-----\ngolden\n-----END CERTIFICATE-----\n".to_owned(),
-        default_release: Release::Hook,
-        resources: Resources::default(),
+        ..Settings::anywhere()
     }
 }
 

@@ -5,27 +5,15 @@
 use std::collections::BTreeMap;
 
 use konductor::{
-    inject::{Outcome, Request, Resources, Settings, inject, validate},
+    inject::{Outcome, Request, Settings, inject, validate},
     plan::{Plan, Release, Subject, parse},
 };
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-fn settings() -> Settings {
-    Settings {
-        image: "konductor:1".to_owned(),
-        image_pull_policy: "IfNotPresent".to_owned(),
-        server_name: "konductor-coordinator.konductor-system.svc".to_owned(),
-        server_address: "10.96.0.7:443".to_owned(),
-        ca_pem: "pem".to_owned(),
-        default_release: Release::Hook,
-        resources: Resources::default(),
-    }
-}
-
 fn admitted(object: &Value, old: Option<&Value>) -> Outcome {
     let request = Request { namespace: "shop", object, old };
-    let outcome = inject(&settings(), &request).unwrap_or_else(|refusal| panic!("{refusal}"));
+    let outcome = inject(&Settings::anywhere(), &request).unwrap_or_else(|refusal| panic!("{refusal}"));
     let mut patched = object.clone();
     json_patch::patch(&mut patched, &outcome.patch).unwrap();
     assert_eq!(patched, outcome.object, "the patch leads to the result");
@@ -412,7 +400,7 @@ proptest! {
                 *value = junk.clone();
             }
             let request = Request { namespace: "shop", object: &object, old: None };
-            if let Ok(outcome) = inject(&settings(), &request) {
+            if let Ok(outcome) = inject(&Settings::anywhere(), &request) {
                 prop_assert_eq!(admitted(&outcome.object, None).patch.0, vec![]);
             }
             let _ = validate(&request);
@@ -487,7 +475,7 @@ proptest! {
         if keep_template {
             next["spec"] = old["spec"].clone();
         }
-        match inject(&settings(), &Request { namespace: "shop", object: &next, old: Some(&old) }) {
+        match inject(&Settings::anywhere(), &Request { namespace: "shop", object: &next, old: Some(&old) }) {
             Ok(outcome) => {
                 prop_assert_eq!(&before, &after);
                 prop_assert_eq!(&outcome.object["spec"], &old["spec"]);

@@ -9,7 +9,10 @@ use super::{
     manifests::{self, Document},
     output::{Failure, Format, tell},
 };
-use crate::plan::{Item, On, OnConflict, OnLost, OnTimeout, Plan, Release, Role, Strategy, Subject, parse};
+use crate::{
+    inject::Settings,
+    plan::{Item, On, OnConflict, OnLost, OnTimeout, Plan, Release, Role, Strategy, Subject, parse},
+};
 
 /// What to explain.
 #[derive(Clone, Debug, clap::Args)]
@@ -45,7 +48,7 @@ fn of_object(object: &Value, default_namespace: &str) -> Option<Value> {
     let namespace = text("/metadata/namespace").unwrap_or_default();
     let namespace = if namespace.is_empty() { default_namespace } else { namespace };
     let name = text("/metadata/name").or_else(|| text("/metadata/generateName")).unwrap_or_default();
-    let (refused, warnings) = match inject::admit(&inject::anywhere(), object, default_namespace) {
+    let (refused, warnings) = match inject::admit(&Settings::anywhere(), object, default_namespace) {
         Ok((_, warnings)) => (None, warnings),
         Err(words) => (Some(words), Vec::new()),
     };

@@ -6,14 +6,15 @@ use clap::{Arg, ArgAction, value_parser};
 use serde_json::{Value, json};
 
 use crate::{
-    api::{ClaimKind, Duration, DurationError, GateType},
-    plan::{NAME, is_subdomain},
+    api::{ClaimKind, Duration, DurationError, GateType, MAX_HOLDERS},
+    plan::{NAME, is_subdomain, table::MAX_PERMITS},
 };
 
-/// The permits that one holder can take, as the kinds' definitions have it.
-pub const PERMITS: RangeInclusive<i32> = 1..=1_000_000;
-const PARTICIPANTS: RangeInclusive<i32> = 1..=1024;
-const ANY: RangeInclusive<i32> = i32::MIN..=i32::MAX;
+/// The permits that one holder can take.
+pub const PERMITS: RangeInclusive<i32> = 1..=MAX_PERMITS;
+/// A priority.
+pub const ANY: RangeInclusive<i32> = i32::MIN..=i32::MAX;
+const PARTICIPANTS: RangeInclusive<i32> = 1..=MAX_HOLDERS as i32;
 
 fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(value).help(help)
@@ -50,7 +51,7 @@ pub fn duration(name: &'static str, help: &'static str) -> Arg {
 
 /// A flag with how long something is held after its last renewal.
 pub fn ttl(help: &'static str) -> Arg {
-    duration("ttl", help).value_parser(lasting)
+    option("ttl", "DURATION", help).value_parser(lasting)
 }
 
 /// Reads a duration that a hold can have.
@@ -108,7 +109,7 @@ pub fn fields(kind: ClaimKind) -> Vec<Arg> {
     };
     match kind {
         Semaphore => {
-            fields.push(number("permits", "How many permits there are; 0 pauses it", 0..=*PERMITS.end()).default_value("1"));
+            fields.push(number("permits", "How many permits there are; 0 pauses it", 0..=MAX_PERMITS).default_value("1"));
         }
         Lease => fields.push(number("priority", "The priority of those that state none", ANY)),
         Barrier => fields.extend([
@@ -158,4 +159,28 @@ fn condition(text: &str) -> Result<Value, String> {
         }
     }
     Ok(condition)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_their_ranges() {
+        let permits = whole(PERMITS);
+        assert_eq!(permits("7"), Ok(7));
+        for text in ["0", "-1", "1000001", "5000000000", "1.5", "many"] {
+            assert_eq!(permits(text).unwrap_err(), "a whole number from 1 to 1000000 is wanted", "{text}");
+        }
+        assert_eq!(whole(ANY)("-5"), Ok(-5));
+    }
+
+    #[test]
+    fn a_ttl_is_long_enough_to_be_renewed_in() {
+        assert_eq!(lasting("1s"), Ok(Duration::from_secs(1)));
+        for text in ["0", "1ms", "999ms"] {
+            assert!(lasting(text).unwrap_err().contains("at least 1s"), "{text}");
+        }
+        assert!(lasting("soon").unwrap_err().contains("is not a duration"));
+    }
 }

@@ -6,10 +6,7 @@ use std::{io::Write, net::SocketAddr, path::PathBuf};
 use serde_json::Value;
 
 use super::manifests::{self, read};
-use crate::{
-    inject::{self, Request, Resources, Settings, validate},
-    plan::Release,
-};
+use crate::inject::{self, Request, Settings, validate};
 
 /// What to inject, and what an installation would inject.
 #[derive(Clone, Debug, clap::Args)]
@@ -32,27 +29,14 @@ pub struct InjectArgs {
     ca_file: Option<PathBuf>,
 }
 
-/// What an installation about which nothing is known would inject.
-pub fn anywhere() -> Settings {
-    Settings {
-        image: "konductor".to_owned(),
-        image_pull_policy: "IfNotPresent".to_owned(),
-        server_name: "konductor-coordinator.konductor-system.svc".to_owned(),
-        server_address: "192.0.2.1:443".to_owned(),
-        ca_pem: String::new(),
-        default_release: Release::Hook,
-        resources: Resources::default(),
-    }
-}
-
 /// Writes every document as it would be admitted to `out`, or none if one of them has mistakes; these and warnings go to `err`. Gives the exit code.
 pub fn inject(args: &InjectArgs, namespace: &str, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<u8> {
     let InjectArgs { filename, image, server_address, ca_file } = args;
     let ca_pem = ca_file.as_deref().map(read).transpose()?.unwrap_or_default();
-    let settings = Settings { image: image.clone(), server_address: server_address.to_string(), ca_pem, ..anywhere() };
+    let settings = Settings { image: image.clone(), server_address: server_address.to_string(), ca_pem, ..Settings::anywhere() };
     let (mut admitted, mut refused) = (Vec::new(), false);
     for document in manifests::documents(filename)? {
-        let oddity = document.oddity().map(|oddity| format!("{oddity}; it comes out as it is"));
+        let oddity = document.oddity();
         match admit(&settings, &document.value, namespace) {
             Ok((object, warnings)) => {
                 for warning in oddity.into_iter().chain(warnings) {
@@ -152,9 +136,9 @@ mod tests {
 
     #[test]
     fn a_document_with_mistakes_is_named_and_keeps_all_from_being_applied() {
-        let (code, out, err) = koncli(&format!("{POD}---\n{}", POD.replace("konductor.io/mutex", "konductor.io/mutx")));
+        let (code, out, err) = koncli(&format!("{POD}---\n# nothing\n---\n{}", POD.replace("konductor.io/mutex", "konductor.io/mutx")));
         assert_eq!((code, out.as_str()), (1, ""));
-        assert!(err.contains(", document 2: ") && err.contains("konductor.io/mutx") && err.contains("konductor.io/mutex"), "{err}");
+        assert!(err.contains(", line 8: ") && err.contains("konductor.io/mutx") && err.contains("konductor.io/mutex"), "{err}");
     }
 
     #[test]
@@ -168,16 +152,16 @@ mod tests {
 
     #[test]
     fn what_yaml_does_not_take_for_a_text_is_named() {
-        let (code, _, err) = koncli(&POD.replace("mutex: db", "mutex: true"));
+        let (code, _, err) = koncli(&POD.replace("mutex: db", "mutex: on"));
         assert_eq!(code, 1);
-        assert!(err.contains("metadata.annotations[konductor.io/mutex]: is not a text; write it in quotes: \"true\""), "{err}");
+        assert!(err.contains("metadata.annotations[konductor.io/mutex]: is not a text; put it in quotes"), "{err}");
     }
 
     #[test]
     fn what_is_no_object_comes_out_with_a_warning() {
         let (code, out, err) = koncli("replicas: 3\n");
         assert_eq!((code, out.as_str()), (0, "---\nreplicas: 3\n"));
-        assert!(err.contains("is no Kubernetes object"), "{err}");
+        assert!(err.contains("is no Kubernetes object: it has no apiVersion and no kind"), "{err}");
     }
 
     #[test]

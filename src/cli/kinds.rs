@@ -249,7 +249,7 @@ const fn aliases(kind: ClaimKind) -> [&'static str; 2] {
 }
 
 /// The kind that people call this.
-pub fn called(text: &str) -> Option<ClaimKind> {
+pub fn named(text: &str) -> Option<ClaimKind> {
     let text = text.to_lowercase();
     ClaimKind::ALL.into_iter().find(|kind| word(*kind) == text || aliases(*kind).contains(&text.as_str()))
 }
@@ -447,27 +447,10 @@ mod tests {
             let names = crd.spec.names;
             let all = [names.kind.clone(), names.plural].into_iter().chain(names.short_names.into_iter().flatten());
             for name in all.filter(|_| names.kind != "Claim") {
-                assert_eq!(called(&name).map(|kind| format!("{kind:?}")), Some(names.kind.clone()), "{name}");
+                assert_eq!(named(&name).map(|kind| format!("{kind:?}")), Some(names.kind.clone()), "{name}");
                 assert!(parse(&format!("koncli {} list", name.to_lowercase())).is_ok(), "{name}");
             }
         }
-    }
-
-    #[test]
-    fn numbers_and_ttls_have_their_ranges() {
-        for (line, words) in [
-            ("koncli semaphore create s --permits -1", "from 0 to 1000000"),
-            ("koncli semaphore acquire s --permits 5000000000", "from 1 to 1000000"),
-            ("koncli barrier create b --expected 1025", "from 1 to 1024"),
-            ("koncli waitgroup add w --delta 1.5", "from 1 to 1000000"),
-            ("koncli mutex lock db --ttl 1ms", "at least 1s"),
-            ("koncli lease create l --ttl 0", "at least 1s"),
-        ] {
-            let words_of = |error: clap::Error| error.to_string();
-            let said = parse(line).map_err(words_of).unwrap_err();
-            assert!(said.contains(words) && !said.contains("tip:"), "{line}: {said}");
-        }
-        assert!(parse("koncli lease create l --priority -5").is_ok());
     }
 
     #[test]
@@ -504,5 +487,6 @@ mod tests {
         assert!(parse("koncli mutex lock db --timeout soon").is_err());
         assert!(parse("koncli mutex lock").is_err());
         assert!(parse("koncli semaphore acquire s --permits 0").is_err());
+        assert!(parse("koncli lease create l --priority -5").is_ok());
     }
 }

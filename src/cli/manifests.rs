@@ -8,10 +8,11 @@ use std::{
 
 use anyhow::Context;
 use serde_json::Value;
+use serde_saphyr::Spanned;
 
 /// One document of a file.
 pub struct Document {
-    /// Which one, for people: `job.yaml`, or `job.yaml, document 2`.
+    /// Where it is, for people: `job.yaml`, or `job.yaml, line 12`.
     pub place: String,
     /// What it says.
     pub value: Value,
@@ -27,21 +28,23 @@ pub fn documents(paths: &[PathBuf]) -> anyhow::Result<Vec<Document>> {
         for file in files(path)? {
             let name = if file == Path::new("-") { "the standard input".to_owned() } else { file.display().to_string() };
             let text = read(&file)?;
-            let documents: Vec<Value> = serde_saphyr::from_multiple(&text).with_context(|| format!("{name} is not YAML"))?;
+            let documents: Vec<Spanned<Value>> = serde_saphyr::from_multiple(&text).with_context(|| format!("{name} is not YAML"))?;
             let several = documents.len() > 1;
-            let place = |index| if several { format!("{name}, document {}", index + 1) } else { name.clone() };
-            let documents = documents.into_iter().enumerate().filter(|(_, value)| !value.is_null());
-            found.extend(documents.map(|(index, value)| Document { place: place(index), value }));
+            found.extend(documents.into_iter().map(|Spanned { value, referenced, .. }| {
+                let place = if several { format!("{name}, line {}", referenced.line()) } else { name.clone() };
+                Document { place, value }
+            }));
         }
     }
     Ok(found)
 }
 
 impl Document {
-    /// What to say of one that is none of Kubernetes: konductor has nothing to do with it, and its author may have thought otherwise.
+    /// What to say of one that is no object of Kubernetes: its author may think otherwise.
     pub fn oddity(&self) -> Option<String> {
-        let has = |field| self.value.get(field).is_some_and(Value::is_string);
-        (!has("apiVersion") || !has("kind")).then(|| format!("{} is no Kubernetes object: it has no apiVersion and kind", self.place))
+        let lacking = ["apiVersion", "kind"].into_iter().filter(|field| !self.value.get(field).is_some_and(Value::is_string));
+        let lacking = lacking.collect::<Vec<_>>().join(" and no ");
+        (!lacking.is_empty()).then(|| format!("{} is no Kubernetes object: it has no {lacking}", self.place))
     }
 }
 

@@ -147,7 +147,7 @@ fn with_rounds(text: &str) -> Result<ClaimKind, String> {
 }
 
 fn kind(text: &str, kinds: &[ClaimKind]) -> Result<ClaimKind, String> {
-    let found = kinds::called(text).filter(|kind| kinds.contains(kind));
+    let found = kinds::named(text).filter(|kind| kinds.contains(kind));
     found.ok_or_else(|| format!("it is one of {}", kinds.iter().map(|kind| word(*kind)).collect::<Vec<_>>().join(", ")))
 }
 

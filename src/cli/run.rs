@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     claims,
-    flags::{PERMITS, lasting, object_name, whole},
+    flags::{ANY, PERMITS, lasting, object_name, whole},
     kinds::KindCommand,
     output::{Code, Failure, tell},
     session::{Session, this_machine},
@@ -60,7 +60,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", value_parser = lasting)]
     ttl: Option<Duration>,
     /// Larger goes first, then age.
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER", value_parser = whole(ANY), allow_negative_numbers = true)]
     priority: Option<i32>,
     /// In whose name, for people; every run is a holder of its own. The name of this machine or Pod otherwise.
     #[arg(long, value_name = "HOLDER", env = "KONDUCTOR_HOLDER_ID")]

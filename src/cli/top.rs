@@ -22,7 +22,6 @@ use crate::{
     controller::{
         object::{Key, Object, called, each, of_kind},
         outlook::{Picture, Waiting},
-        words,
     },
     plan::Kind,
     rules::Why,
@@ -261,11 +260,7 @@ fn stands(object: Option<&Object>) -> String {
             let arrived = barrier.status.as_ref().map_or(0, |status| status.arrived);
             Some(format!("{arrived} of {} arrived", barrier.spec.quorum.unwrap_or(barrier.spec.expected)))
         }
-        Object::Gate(gate) => {
-            let met = gate.status.as_ref().and_then(|status| status.met.clone());
-            let unmet = words::unmet(gate).map_or(String::new(), |unmet| format!(": {unmet}"));
-            met.map(|met| format!("{met} met{unmet}"))
-        }
+        Object::Gate(gate) => gate.status.as_ref().and_then(|status| status.met.clone()).map(|met| format!("{met} met")),
         Object::WaitGroup(group) => Some(format!("{} not done", group.status.as_ref().map_or(0, |status| status.counter))),
         Object::Mutex(_) | Object::RwMutex(_) | Object::Lease(_) | Object::Once(_) => None,
     };

@@ -73,34 +73,30 @@ async fn of_pod(session: &Session, pod: &Pod) -> Result<(), Failure> {
 
 async fn of_job(session: &Session, job: &Job) -> Result<(), Failure> {
     let mut picture = picture::read(session).await?.0;
-    let mut subject = Subject { what: format!("job/{}", job.name_any()), state: String::new(), standings: Vec::new() };
-    let mut pods = Vec::new();
     let suspended = job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or_default();
-    subject.state = if let Some(condition) = fate(job) {
+    let (state, standings, pods) = if let Some(condition) = fate(job) {
         let why = [condition.reason.clone(), condition.message.clone()].into_iter().flatten().collect::<Vec<_>>().join(": ");
-        format!("is {} ({why})", condition.type_)
+        (format!("is {} ({why})", condition.type_), Vec::new(), Vec::new())
     } else if suspended && job.annotations().get(names::SUSPENDED).is_some_and(|value| value == "true") {
-        subject.standings = picture.standings(&job.uid().unwrap_or_default(), Timestamp::now());
-        "is suspended by konductor until it is its turn".to_owned()
+        let standings = picture.standings(&job.uid().unwrap_or_default(), Timestamp::now());
+        ("is suspended by konductor until it is its turn".to_owned(), standings, Vec::new())
     } else if suspended {
-        "is suspended, and not by konductor: somebody else must resume it".to_owned()
+        ("is suspended, and not by konductor: somebody else must resume it".to_owned(), Vec::new(), Vec::new())
     } else {
-        pods = pods_of(session, job).await?;
-        let (over, left): (Vec<&Pod>, Vec<&Pod>) = pods.iter().partition(|pod| evidence::pod_ended(pod));
-        let last = over.into_iter().max_by_key(|pod| pod.creation_timestamp()).cloned();
-        let passed = |pod: &&Pod| matches!(evidence::acquire_step(pod), AcquireStep::Passed);
+        let (over, left): (Vec<Pod>, Vec<Pod>) = pods_of(session, job).await?.into_iter().partition(evidence::pod_ended);
+        let last = over.into_iter().max_by_key(Pod::creation_timestamp);
         let state = match (left.is_empty(), &last) {
-            (false, _) if left.iter().any(passed) => "runs",
+            (false, _) if left.iter().any(|pod| evidence::acquire_step(pod) == AcquireStep::Passed) => "runs",
             (false, _) => "has started, and none of its Pods has been let in",
             (true, None) => "has no Pod; `kubectl describe job` says why",
             (true, Some(_)) => "has no Pod now: its last one has ended",
         };
         // Those that have ended matter only if no other came after them.
-        pods = if left.is_empty() { last.into_iter().collect() } else { left.into_iter().cloned().collect() };
-        state.to_owned()
+        (state.to_owned(), Vec::new(), if left.is_empty() { last.into_iter().collect() } else { left })
     };
-    let subjects: Vec<Subject> = [subject].into_iter().chain(pods.iter().map(|pod| Subject::of_pod(&mut picture, pod))).collect();
-    report(session, &subjects)
+    let job = Subject { what: format!("job/{}", job.name_any()), state, standings };
+    let pods = pods.iter().map(|pod| Subject::of_pod(&mut picture, pod));
+    report(session, &[job].into_iter().chain(pods).collect::<Vec<_>>())
 }
 
 async fn pods_of(session: &Session, job: &Job) -> Result<Vec<Pod>, Failure> {

@@ -1,5 +1,7 @@
 //! Pods that konductor itself ends: those that would run, or wait for ever, against what the primitives say. Each is deleted with its UID, and an Event says why.
 
+use std::sync::Arc;
+
 use tracing::warn;
 
 use super::{
@@ -103,7 +105,7 @@ pub async fn refused(context: &Context, key: &Key, decision: &Decision) {
 
 /// Ends Pods that run without the hold that they once had: it was taken from them while their node was away. The order matters: first a Pod that
 /// has passed its acquire step, then the primitive, which must have named it by then.
-pub async fn strays(context: &Context, name: &Key, object: &Object, strays: &[PodFacts]) -> Result<(), TurnError> {
+pub async fn strays(context: &Context, name: &Key, object: &Object, strays: &[Arc<PodFacts>]) -> Result<(), TurnError> {
     for stray in strays.iter().filter(|stray| gather::token_of(object, stray).is_none()) {
         let Some(pod) = context.eye.pod(&stray.who.namespace, &stray.who.name, stray.uid()).await? else { continue };
         if pod.ended || pod.deleting || goes_on(&pod) || pod.step != AcquireStep::Passed {

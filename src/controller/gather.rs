@@ -29,7 +29,7 @@ pub struct Gathered {
     /// What only a live read can prove.
     pub suspects: Vec<Suspect>,
     /// Pods whose acquire step has passed, but which do not hold: taken from them, unless a live read says otherwise.
-    pub strays: Vec<PodFacts>,
+    pub strays: Vec<Arc<PodFacts>>,
     /// Jobs that we have not seen, under whose hold a Pod asks.
     pub unknown_jobs: Vec<Unknown>,
     /// Claims of this primitive of which something may come yet.
@@ -80,7 +80,7 @@ pub fn gather(state: &mut State, key: &Key, object: Option<&Object>, at: At) -> 
         gathered.blind = observe::blind(state, gate);
         observe::gate(state, gate, &mut gathered.facts);
     }
-    let pods: Vec<PodFacts> = state.pods_of.get(key).into_iter().flatten().filter_map(|uid| state.pods.get(uid)).cloned().collect();
+    let pods: Vec<Arc<PodFacts>> = state.pods_of.get(key).into_iter().flatten().filter_map(|uid| state.pods.get(uid)).cloned().collect();
     for pod in &pods {
         if pod.job.is_none() {
             arrival(key, &pod.who, pod.items(), pod.outcome, pod.owes, &mut gathered);

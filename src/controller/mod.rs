@@ -31,7 +31,7 @@ mod status;
 mod store;
 mod tell;
 mod turn;
-pub mod words;
+mod words;
 pub mod world;
 
 use std::{
@@ -229,11 +229,11 @@ impl Context {
     }
 
     /// A Pod by its full identity: from the picture, or else from a live look.
-    pub async fn find_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<Option<PodFacts>, kube::Error> {
+    pub async fn find_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<Option<Arc<PodFacts>>, kube::Error> {
         if let Some(pod) = self.world.lock().pods.get(uid) {
             return Ok(Some(pod.clone()));
         }
-        let pod = self.eye.pod(namespace, name, uid).await?;
+        let pod = self.eye.pod(namespace, name, uid).await?.map(Arc::new);
         if let Some(pod) = pod.as_ref().filter(|pod| pod.plan.is_some()) {
             self.world.update(|state| state.meet_pod(pod.clone()));
         }

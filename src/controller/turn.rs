@@ -89,6 +89,8 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
                 // First of all everybody is told: what is done to others below may be refused by somebody's policy, again and again.
                 let free = settle(context, key, &object, &written, &decision, &gathered, now);
                 let told = claims::tell(context, key, Some(&written), &decision, &gathered, now).await;
+                // A Claim that was not told would find nothing that says how it ended.
+                let spent = if told.is_ok() { clean_up(context, key, &written, now).await } else { Ok(()) };
                 ending::refused(context, key, &decision).await;
                 let done = [
                     told,
@@ -96,7 +98,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
                     ending::overdue(context, key, &written, &gathered.overdue).await.map_err(TurnError::from),
                     starting::go(context, key, Some(&written), &decision, &gathered).await.map_err(TurnError::from),
                     outcomes::free(context, key).await.map_err(TurnError::from),
-                    clean_up(context, key, &written, now).await,
+                    spent,
                     if free { lift_finalizer(context, &written).await } else { Ok(()) },
                 ];
                 return done.into_iter().collect();
@@ -126,7 +128,7 @@ fn unsure(state: &State, decision: &Decision, read_at: Option<Instant>) -> bool 
     let never = decision.refused.iter().any(|refusal| refusal.why == Refused::NotAllowed);
     let lost = decision.settled.iter().any(|settled| settled.how != Settlement::Counted);
     // A Job that is skipped or failed stays so, and so does a Claim that is answered, and a command that is left out.
-    let left_out = |uid: &String| state.pods.get(uid).is_some_and(runs::skips);
+    let left_out = |uid: &String| state.pods.get(uid).is_some_and(|pod| runs::skips(pod));
     let stays = |uid: &String| state.jobs.contains_key(uid) || state.claims.contains_key(uid) || left_out(uid);
     let answered = decision.refused.iter().any(|refusal| stays(&refusal.asker));
     // What is counted with this write needs no reading; what was counted before may have been in an earlier round.

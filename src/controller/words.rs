@@ -9,9 +9,10 @@ use super::{
 use crate::{
     api::Gate,
     coordinator::{protocol::Reason, session::Place},
-    plan::Kind,
     rules::{Refused, Why},
 };
+
+const PAUSED: &str = "it is paused, with no permits";
 
 /// Who holds, as the people of the primitive's own namespace call them: nearly all who wait are of it.
 pub struct Holders(Option<String>);
@@ -35,7 +36,7 @@ pub fn waiting(key: &Key, object: Option<&Object>, holders: &Holders, why: Why, 
     let (position, all) = place;
     match why {
         Why::InLine | Why::TooYoung | Why::Away => format!("waiting for {name}: {position} of {all} in line, {held}"),
-        Why::TooWide if object.capacity() == 0 => format!("waiting for {name}: it is paused, with no permits ({held})"),
+        Why::TooWide if object.capacity() == 0 => format!("waiting for {name}: {PAUSED}"),
         Why::TooWide => {
             format!("waiting for {name}: asks for more than its {} permits; others go first until there are more", object.capacity())
         }
@@ -86,15 +87,7 @@ pub fn refusal(key: &Key, object: Option<&Object>, why: Refused, namespace: &str
     match why {
         Refused::TimedOut => (Reason::TimedOut, format!("timed out waiting for {name}{how}")),
         Refused::NotFree if object.is_none() => (Reason::TimedOut, format!("{name} does not exist, and this one does not wait")),
-        Refused::NotFree => {
-            let lacking = match key.kind {
-                Kind::Barrier | Kind::Gate => "is not open",
-                Kind::WaitGroup => "is not done",
-                Kind::Once => "has not been executed",
-                Kind::Mutex | Kind::RwMutex | Kind::Lease | Kind::Semaphore => "is not free",
-            };
-            (Reason::TimedOut, format!("{name} {lacking}, and this one does not wait{how}"))
-        }
+        Refused::NotFree => (Reason::TimedOut, format!("not now, and this one does not wait for {name}{how}")),
         Refused::NotAllowed => {
             (Reason::Denied, format!("denied: {name} does not list this Pod's namespace, {namespace}, in spec.allowedNamespaces"))
         }
@@ -133,9 +126,11 @@ fn stands(object: &Object, namespace: &str) -> String {
         Object::Gate(gate) => match gate.status.as_ref().map(|status| (&status.by_hand, &status.waits_for, &status.met)) {
             Some((Some(by_hand), ..)) if !by_hand.open => format!("closed by {}", by_hand.by),
             Some((_, Some(waits_for), _)) => {
-                format!("it waits for {waits_for}{}", unmet(gate).map_or(String::new(), |seen| format!(": {seen}")))
+                unmet(gate).map_or_else(|| format!("it waits for {waits_for}"), |unmet| format!("not met: {unmet}"))
             }
-            Some((_, None, Some(met))) => format!("{met} conditions were met"),
+            Some((_, None, Some(met))) => {
+                format!("{met} conditions were met{}", unmet(gate).map_or(String::new(), |unmet| format!(": {unmet}")))
+            }
             _ => "it is not open".to_owned(),
         },
         Object::WaitGroup(group) => match group.status.as_ref().map_or(0, |status| status.counter) {
@@ -146,7 +141,10 @@ fn stands(object: &Object, namespace: &str) -> String {
         Object::Semaphore(semaphore) => {
             let held: i64 = object.holders().iter().map(|holder| i64::from(holder.permits)).sum();
             let by = holders().map_or(String::new(), |holders| format!(", by {holders}"));
-            format!("{held} of {} permits are held{by}", semaphore.spec.permits)
+            match semaphore.spec.permits {
+                0 => PAUSED.to_owned(),
+                permits => format!("{held} of {permits} permits are held{by}"),
+            }
         }
         Object::Mutex(_) | Object::RwMutex(_) | Object::Lease(_) => {
             holders().map_or("nobody holds it".to_owned(), |holders| format!("held by {holders}"))
@@ -154,10 +152,13 @@ fn stands(object: &Object, namespace: &str) -> String {
     }
 }
 
-/// What was seen of the objects whose conditions are not met; `None` before the first look.
-pub fn unmet(gate: &Gate) -> Option<String> {
+/// What was seen of the objects whose conditions are not met, by the names that the Gate calls them; `None` before the first look. Long names may be too
+/// much for an Event.
+fn unmet(gate: &Gate) -> Option<String> {
+    const LONGEST: usize = 512;
     let statuses = gate.status.iter().flat_map(|status| &status.condition_statuses).filter(|condition| !condition.met);
-    object::first(statuses.map(|condition| condition.message.clone()).filter(|message| !message.is_empty()))
+    let unmet = object::first(statuses.map(|condition| condition.message.clone()).filter(|message| !message.is_empty()));
+    unmet.map(|unmet| unmet.chars().take(LONGEST).collect())
 }
 
 #[cfg(test)]
@@ -211,6 +212,7 @@ mod tests {
         };
         assert_eq!(message(Some(&object), Refused::TimedOut, "shop"), "timed out waiting for mutex/db; held by job/a");
         assert_eq!(message(None, Refused::NotFree, "shop"), "mutex/db does not exist, and this one does not wait");
+        assert_eq!(message(Some(&object), Refused::NotFree, "shop"), "not now, and this one does not wait for mutex/db; held by job/a");
         assert!(message(Some(&object), Refused::NotAllowed, "bank").contains("mutex/shop/db does not list this Pod's namespace, bank"));
     }
 
@@ -226,7 +228,7 @@ mod tests {
     fn what_is_no_lock_is_not_called_free() {
         let (key, barrier) = read::<Barrier>("Barrier", json!({"expected": 2}), json!({}));
         let (_, message) = refusal(&key, Some(&barrier), Refused::NotFree, "shop");
-        assert_eq!(message, "barrier/x is not open, and this one does not wait; 0 of 2 have arrived");
+        assert_eq!(message, "not now, and this one does not wait for barrier/x; 0 of 2 have arrived");
     }
 
     #[test]
@@ -236,7 +238,8 @@ mod tests {
         assert_eq!(message, "timed out waiting for semaphore/x; 0 of 2 permits are held");
         let (key, paused) = read::<Semaphore>("Semaphore", json!({"permits": 0}), json!({}));
         let line = waiting(&key, Some(&paused), &Holders::of(Some(&paused)), Why::TooWide, (1, 1), "shop");
-        assert_eq!(line, "waiting for semaphore/x: it is paused, with no permits (nobody holds it)");
+        assert_eq!(line, "waiting for semaphore/x: it is paused, with no permits");
+        assert_eq!(claim_waits(&key, Some(&paused), Some(Why::TooWide), true).as_deref(), Some(line.as_str()));
     }
 
     #[test]
@@ -246,10 +249,14 @@ mod tests {
             {"type": "Job", "name": "a", "met": true, "message": "job/a is complete"},
             {"type": "Job", "name": "b", "met": false, "message": "job/b has failed"},
         ]);
-        let status = json!({"phase": "Waiting", "waitsFor": "job/b", "met": "1 of 2", "conditionStatuses": statuses});
-        let (key, gate) = read::<Gate>("Gate", json!({ "conditions": conditions }), status);
+        let mut status = json!({"phase": "Waiting", "waitsFor": "job/b", "met": "1 of 2", "conditionStatuses": statuses});
+        let (key, gate) = read::<Gate>("Gate", json!({ "conditions": conditions }), status.clone());
         let line = waiting(&key, Some(&gate), &Holders::of(Some(&gate)), Why::Shut, (1, 1), "shop");
-        assert_eq!(line, "waiting for gate/x: it waits for job/b: job/b has failed");
+        assert_eq!(line, "waiting for gate/x: not met: job/b has failed");
+        (status["phase"], status["waitsFor"]) = ("Failed".into(), Value::Null);
+        let (key, gate) = read::<Gate>("Gate", json!({ "conditions": conditions }), status);
+        let (_, message) = refusal(&key, Some(&gate), Refused::Failed, "shop");
+        assert_eq!(message, "gate/x has failed, its timeout is over; 1 of 2 conditions were met: job/b has failed");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub struct State {
     /// Primitives, at the latest revision that was seen or written.
     pub objects: HashMap<Key, Object>,
     /// Pods with injected steps, by UID.
-    pub pods: HashMap<String, PodFacts>,
+    pub pods: HashMap<String, Arc<PodFacts>>,
     /// Jobs that hold, by UID.
     pub jobs: HashMap<String, JobFacts>,
     /// Claims, by UID.
@@ -210,7 +210,8 @@ impl State {
     }
 
     /// A Pod was seen.
-    pub fn put_pod(&mut self, pod: PodFacts) {
+    pub fn put_pod(&mut self, pod: impl Into<Arc<PodFacts>>) {
+        let pod = pod.into();
         if self.pods.get(pod.uid()) == Some(&pod) {
             return;
         }
@@ -274,7 +275,8 @@ impl State {
     }
 
     /// The same of a Pod.
-    pub fn meet_pod(&mut self, pod: PodFacts) {
+    pub fn meet_pod(&mut self, pod: impl Into<Arc<PodFacts>>) {
+        let pod = pod.into();
         if !self.pods.contains_key(pod.uid()) {
             self.put_pod(pod);
         }

@@ -104,7 +104,7 @@ impl Coordinator {
     }
 
     /// The Pod that is speaking, as far as there is one, and the leader's work.
-    async fn caller(&self, sender: &Sender, headers: &HeaderMap) -> Result<(Arc<Context>, PodFacts), Refusal> {
+    async fn caller(&self, sender: &Sender, headers: &HeaderMap) -> Result<(Arc<Context>, Arc<PodFacts>), Refusal> {
         let unavailable = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "this replica does not lead; try again".to_owned());
         let context = self.leading.load_full().ok_or_else(unavailable)?;
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
@@ -210,7 +210,7 @@ async fn ended(
 /// An open session, from line to line.
 struct Line {
     context: Arc<Context>,
-    pod: PodFacts,
+    pod: Arc<PodFacts>,
     #[expect(dead_code, reason = "keeps the session open for as long as the connection lasts")]
     guard: SessionGuard,
     place: watch::Receiver<Place>,

@@ -56,6 +56,21 @@ pub struct Settings {
     pub resources: Resources,
 }
 
+impl Settings {
+    /// Those of an installation about which nothing is known. Its address is one that leads nowhere (RFC 5737).
+    pub fn anywhere() -> Self {
+        Self {
+            image: "konductor".to_owned(),
+            image_pull_policy: "IfNotPresent".to_owned(),
+            server_name: "konductor-coordinator.konductor-system.svc".to_owned(),
+            server_address: "192.0.2.1:443".to_owned(),
+            ca_pem: String::new(),
+            default_release: Release::Hook,
+            resources: Resources::default(),
+        }
+    }
+}
+
 /// Requests and limits of each injected container. They are equal, so that a Guaranteed Pod stays Guaranteed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resources {

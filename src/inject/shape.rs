@@ -69,7 +69,6 @@ pub(super) fn controlled_by(object: &Value, kind: &str) -> bool {
 /// The fields that are not of the type that they have in Kubernetes, in an object whose Pod (or pod template) is at this path. The API server
 /// lets none of those through; a file on its way into `koncli inject` may have them.
 pub(super) fn wrong_types(object: &Value, pod: &Path<'_>) -> Vec<String> {
-    let is_texts = |value: &Value| value.as_object().is_some_and(|map| map.values().all(|value| !value.is_object() && !value.is_array()));
     let is_objects = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_object));
     let is_list_of_texts = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_string));
     let mut wrong = Vec::new();
@@ -89,13 +88,11 @@ pub(super) fn wrong_types(object: &Value, pod: &Path<'_>) -> Vec<String> {
         for field in ["annotations", "labels"] {
             let map = at(value, &["metadata", field]);
             let place = format!("{place}.metadata.{field}");
-            // Of YAML: `true`, `on` and `5` are texts only in quotes.
-            for (key, value) in
-                map.and_then(Value::as_object).into_iter().flatten().filter(|(_, value)| value.is_boolean() || value.is_number())
-            {
-                check(format!("{place}[{key}]"), Some(value), |_| false, &format!("a text; write it in quotes: \"{value}\""));
+            for (key, value) in map.and_then(Value::as_object).into_iter().flatten() {
+                // Of YAML, `true`, `on` and `5` are none.
+                check(format!("{place}[{key}]"), Some(value), |value| value.is_string() || value.is_null(), "a text; put it in quotes");
             }
-            check(place, map, is_texts, "a map of texts");
+            check(place, map, Value::is_object, "a map of texts");
         }
         check(format!("{place}.metadata.ownerReferences"), at(value, &["metadata", "ownerReferences"]), is_objects, "a list of objects");
         check(format!("{place}.metadata.finalizers"), at(value, &["metadata", "finalizers"]), is_list_of_texts, "a list of texts");

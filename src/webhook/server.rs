@@ -210,19 +210,6 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::{inject::Resources, plan::Release};
-
-    fn settings() -> Settings {
-        Settings {
-            image: "konductor:1".to_owned(),
-            image_pull_policy: "IfNotPresent".to_owned(),
-            server_name: "konductor-coordinator.konductor-system.svc".to_owned(),
-            server_address: "10.96.0.7:443".to_owned(),
-            ca_pem: "pem".to_owned(),
-            default_release: Release::Hook,
-            resources: Resources::default(),
-        }
-    }
 
     fn review(object: &Value) -> Value {
         let request = json!({ "uid": "u-1", "operation": "CREATE", "namespace": "shop", "object": object });
@@ -247,7 +234,7 @@ mod tests {
 
     async fn ask(path: &str, body: impl Into<Body>) -> (StatusCode, String) {
         let request = Request::post(path).header("content-type", "application/json").body(body.into()).unwrap();
-        send(request, Some(settings())).await
+        send(request, Some(Settings::anywhere())).await
     }
 
     async fn answer(path: &str, review: &Value) -> Value {
@@ -333,9 +320,9 @@ mod tests {
         assert_eq!(ask("/v1/mutate", vec![b' '; LARGEST_BODY + 1]).await.0, StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(ask("/v1/other", "{}").await.0, StatusCode::NOT_FOUND);
         let plain = Request::post("/v1/mutate").header("content-type", "text/plain").body(Body::from("{}")).unwrap();
-        assert_eq!(send(plain, Some(settings())).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        assert_eq!(send(plain, Some(Settings::anywhere())).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
         let get = Request::get("/v1/mutate").body(Body::empty()).unwrap();
-        assert_eq!(send(get, Some(settings())).await.0, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(send(get, Some(Settings::anywhere())).await.0, StatusCode::METHOD_NOT_ALLOWED);
     }
 
     #[tokio::test]
@@ -352,7 +339,7 @@ mod tests {
     async fn a_body_that_never_ends_is_given_up() {
         let endless = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
         let request = Request::post("/v1/mutate").header("content-type", "application/json").body(endless).unwrap();
-        assert_eq!(send(request, Some(settings())).await.0, StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(send(request, Some(Settings::anywhere())).await.0, StatusCode::REQUEST_TIMEOUT);
     }
 
     #[tokio::test]
@@ -369,7 +356,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn large_bodies_that_do_not_come_to_an_end_make_room_for_others() {
-        let (_keep, receiver) = watch::channel(Some(Arc::new(settings())));
+        let (_keep, receiver) = watch::channel(Some(Arc::new(Settings::anywhere())));
         let webhook = router(receiver, Arc::default());
         let crowd = Crowd::new(1000);
         let send = |peer: &str, body: Body| {

@@ -108,6 +108,10 @@ async fn mistakes_and_missing_rights_have_their_exit_codes() {
     let said = scene.koncli_ends(64, "mutex lock shop/db");
     assert!(said.contains("no name of a primitive") && said.contains("-n NAMESPACE"), "{said}");
     scene.koncli_ends(64, "run --mutex DB -- true");
+    let said = scene.koncli_ends(64, "status mutx");
+    assert!(said.contains("mutex") && said.contains("or all"), "{said}");
+    let said = scene.koncli_ends(64, "mutex lock db --ttl 1ms");
+    assert!(said.contains("at least 1s"), "{said}");
     scene.koncli_ends(0, "mutex lock --help");
     scene.koncli_ends(1, "gate create g --condition job/x=Opened");
     let nobody = Command::new(env!("CARGO_BIN_EXE_koncli")).args(["--kubeconfig", "/dev/null", "mutex", "lock", "db"]).output().unwrap();
@@ -181,6 +185,12 @@ async fn permits_are_taken_together() {
     assert!(list.contains("IN USE") && list.lines().any(|line| line.starts_with("api") && line.contains("Full")), "{list}");
     scene.koncli_ends(0, "semaphore release api --holder a");
     scene.koncli_ends(0, "semaphore acquire api --permits 2 --holder c --timeout 60s");
+    let said = scene.koncli_ends(3, "semaphore acquire api --permits 4 --holder d --timeout 1s");
+    assert!(said.contains("3 of 3 permits are held, by"), "{said}");
+    // As kubectl calls them; and all of them.
+    for line in ["semaphores list", "sem list", "status sem", "status", "status all"] {
+        assert!(scene.koncli_ends(0, line).contains("Full"), "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +203,8 @@ async fn a_barrier_counts_each_holder_once_and_again_after_a_reset() {
         scene.koncli_ends(0, "barrier arrive stage --holder a");
     }
     assert_eq!(scene.koncli_json("barrier status stage")["status"]["arrived"], 1);
-    scene.koncli_ends(3, "barrier wait stage --timeout 0");
+    let said = scene.koncli_ends(3, "barrier wait stage --timeout 0");
+    assert!(said.contains("not now, and this one does not wait for barrier/stage"), "{said}");
     scene.koncli_ends(0, "barrier arrive stage b");
     assert_eq!(end_of(waiting).0, 0);
     scene.koncli_ends(0, "barrier arrive stage a");
@@ -309,7 +320,24 @@ async fn it_says_why_somebody_waits_and_behind_whom() {
     scene.koncli_ends(0, "mutex unlock db --holder ann");
     scene.until_beating("pod").await;
     let said = scene.koncli_ends(0, "why pod/pod");
-    assert!(said.contains("holds mutex/db with token"), "{said}");
+    assert!(said.contains("holds mutex/db with token") && !said.contains("being deleted"), "{said}");
+    scene.run(&["delete", "mutex", "db", "--wait=false"]);
+    let said = scene.koncli_ends(0, "why pod/pod");
+    assert!(said.contains("holds mutex/db with token") && said.contains("mutex/db is being deleted"), "{said}");
+    let said = scene.koncli_ends(0, "mutex list");
+    assert!(said.contains("Locked, being deleted"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_what_became_of_the_job_that_a_gate_waits_for() {
+    let scene = Scene::open("koncli_why_gate").await;
+    scene.koncli_ends(0, "gate create ready --condition job/fails=Complete");
+    scene.apply(&scene.app("waits").as_pod("konductor.io/gate: ready"));
+    let why = || scene.koncli_ends(0, "why waits");
+    scene.until("it waits for a Job that is not there", async || why().contains("not met: there is no job/fails")).await;
+    scene.apply(&scene.app("fails").as_job(""));
+    scene.end("fails", "1");
+    scene.until("the Job has failed", async || why().contains("not met: job/fails has failed")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

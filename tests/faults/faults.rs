@@ -280,6 +280,7 @@ impl Stage {
             let _still = self.load.no_rebirth().await;
             redeploy(&self.client, by_way_of(&self.address, port)).await;
             until_serving(&self.client).await;
+            self.load.new_era().await;
         };
         for turn in 0..row.wanted {
             go_through(PORTS[1 + turn % 2].0).await;

@@ -286,13 +286,17 @@ impl Load {
         format!("reborn-{}", self.era.load(Ordering::Relaxed))
     }
 
-    /// Nothing is made anew while this is kept, and when it is dropped under another name: whoever sees every timestamp moved takes its first token from
-    /// another time.
+    /// Nothing is made anew while this is kept.
     pub async fn no_rebirth(&self) -> MutexGuard<'_, ()> {
-        let guard = self.being_reborn.lock().await;
-        self.era.fetch_add(1, Ordering::Relaxed);
-        self.create("Mutex", &self.reborn(), json!({})).await;
-        guard
+        self.being_reborn.lock().await
+    }
+
+    /// From now on that Mutex has another name: whoever sees every timestamp moved takes its first token from another time. Of the old name there may be
+    /// tokens that are hours ahead, and konductor would not let it go before its time.
+    pub async fn new_era(&self) {
+        let next = self.era.load(Ordering::Relaxed) + 1;
+        self.create("Mutex", &format!("reborn-{next}"), json!({})).await;
+        self.era.store(next, Ordering::Relaxed);
     }
 
     // --- rounds -----------------------------------------------------------------------------------------------------------

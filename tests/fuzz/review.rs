@@ -8,11 +8,7 @@ use axum::{
     http::{Request, StatusCode},
 };
 use k8s_openapi::ByteString;
-use konductor::{
-    inject::{Resources, Settings},
-    plan::Release,
-    webhook,
-};
+use konductor::{inject::Settings, webhook};
 use serde_json::{Value, json};
 use tokio::{runtime::Runtime, sync::watch};
 use tower::ServiceExt;
@@ -36,16 +32,7 @@ fn with<T>(run: impl FnOnce(&Webhook) -> T) -> T {
 }
 
 fn start() -> Webhook {
-    let settings = Settings {
-        image: "konductor:1".to_owned(),
-        image_pull_policy: "IfNotPresent".to_owned(),
-        server_name: "konductor-coordinator.konductor-system.svc".to_owned(),
-        server_address: "10.96.0.7:443".to_owned(),
-        ca_pem: "pem".to_owned(),
-        default_release: Release::Hook,
-        resources: Resources::default(),
-    };
-    let (_, receiver) = watch::channel(Some(Arc::new(settings)));
+    let (_, receiver) = watch::channel(Some(Arc::new(Settings::anywhere())));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     Webhook { runtime, router: webhook::router(receiver, Arc::default()), cases: cases() }
 }

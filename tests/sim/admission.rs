@@ -1,7 +1,7 @@
 //! Admission: the product's own webhook, in memory, on everything that users and the Job controller create.
 
 use konductor::{
-    inject::{Request, Resources, Settings, inject},
+    inject::{Request, Settings, inject},
     plan::Release,
 };
 use serde_json::Value;
@@ -24,15 +24,7 @@ impl Core {
     }
 
     fn let_in(&mut self, default_release: Release, object: Value, old: Option<&Value>) -> Value {
-        let settings = Settings {
-            image: "konductor".to_owned(),
-            image_pull_policy: "IfNotPresent".to_owned(),
-            server_name: "konductor-coordinator.konductor-system.svc".to_owned(),
-            server_address: "10.96.0.7:443".to_owned(),
-            ca_pem: "pem".to_owned(),
-            default_release,
-            resources: Resources::default(),
-        };
+        let settings = Settings { default_release, ..Settings::anywhere() };
         match inject(&settings, &Request { namespace: NAMESPACE, object: &object, old }) {
             Ok(outcome) => outcome.object,
             Err(refusal) => {

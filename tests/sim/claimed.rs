@@ -6,7 +6,7 @@ use konductor::{
     api::{Holder, Operation, denied},
     controller::object::{Key, Object},
     plan::Kind,
-    rules::Record,
+    rules::{Once, Record},
 };
 use serde_json::Value;
 use tokio::time::{Duration, Instant};
@@ -90,6 +90,8 @@ impl Core {
             self.truth.claims_over.insert(uid.clone(), Instant::now());
         }
         let key = &claimant.key;
+        let record = self.primitive(key).map(|object| object.record());
+        let executed = matches!(&record, Some(Record::Once(Once { executed: Some(executed) })) if executed.by.uid == uid);
         match phase(after) {
             "Granted" if claimant.spec.operation == Operation::Acquire => {
                 let object = self.primitive(key);
@@ -113,8 +115,7 @@ impl Core {
             }
             // It is told before anything is taken from it. One that does not hold any more was judged when it was taken.
             "Expired" => {
-                let record = self.primitive(key).map(|object| object.record());
-                if matches!(&record, Some(Record::Once(once)) if once.executed.as_ref().is_some_and(|executed| executed.by.uid == uid)) {
+                if executed {
                     self.violation("7 (claims)", format!("{uid} has executed {key}, and was told that it was taken from it"));
                 }
                 let object = self.primitive(key).filter(|object| object.holders().iter().any(|holder| holder.uid == uid));
@@ -123,6 +124,12 @@ impl Core {
                     self.violation("3 (claims)", format!("{uid} was told that {key} is taken from it, and may still rely on it"));
                 }
                 self.judge_expiry(writer, key, &claimant, ttl);
+            }
+            "Released" => {
+                let said = after["status"]["message"].as_str().is_some_and(|message| message.starts_with("has executed"));
+                if said && !executed && !self.began_after(key, person.born) {
+                    self.violation("7 (claims)", format!("{uid} was told that it has executed {key}, which is not on record"));
+                }
             }
             "Denied" => self.judge_denied(&claimant, &person, before, after),
             _ => {}

@@ -146,13 +146,15 @@ impl<'a> Answers<'a> {
 }
 
 /// What a Claim is told that holds no more, by a leader that did not see how that came; `live` is the primitive as it is now. Who ended the hold may have
-/// been lost before it could say so.
-pub fn over(key: &Key, live: Option<&Object>, claim: &ClaimFacts) -> Answer {
-    let record = live.map(Object::record);
-    let executed = |once: &Once| once.executed.as_ref().is_some_and(|executed| executed.by.uid == claim.uid());
-    match (record, claim.claim.spec.succeeded) {
-        (Some(Record::Once(once)), _) if executed(&once) => released(key, Some(true)),
-        (Some(_), Some(false)) => released(key, Some(false)),
+/// been lost before it could say so. An execution of an earlier round is not on record any more: it counts as lost, which is the cautious answer.
+pub fn holds_no_more(key: &Key, live: Option<&Object>, claim: &ClaimFacts) -> Answer {
+    let executed = match live.map(Object::record) {
+        Some(Record::Once(Once { executed: Some(executed) })) => executed.by.uid == claim.uid(),
+        _ => false,
+    };
+    match claim.claim.spec.succeeded {
+        _ if executed => released(key, Some(true)),
+        Some(false) => released(key, Some(false)),
         _ => Answer::Expired(format!("no longer holds {}", key.seen_from(&key.namespace))),
     }
 }

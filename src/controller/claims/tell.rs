@@ -14,7 +14,7 @@ use tracing::info;
 
 use super::{
     ClaimFacts,
-    answer::{Answer, Answers, ends, expired, over, status},
+    answer::{Answer, Answers, ends, expired, holds_no_more, status},
     ask::prove,
     look::AT_ONCE,
 };
@@ -102,7 +102,7 @@ pub async fn tell(
             if held {
                 context.world.update(|state| live.iter().for_each(|live| state.put_object(live.clone())));
             } else if claim.holds() && !claim.deleting() {
-                let answer = over(key, live.as_ref(), &claim);
+                let answer = holds_no_more(key, live.as_ref(), &claim);
                 answers.push((claim, answer));
             } else if claim.owes() {
                 done.push(outcomes::lift(context, &claim.who, |_: &Claim| true).await.map_err(TurnError::from));

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     ClaimFacts,
-    answer::{Answer, Answers, over, status},
+    answer::{Answer, Answers, holds_no_more, status},
     expiring, give_up, prove,
 };
 use crate::{
@@ -343,15 +343,12 @@ fn who_has_executed_is_told_so_by_the_next_leader() {
         serde_json::from_value::<Once>(once).unwrap().into()
     };
     let granted = json!({ "phase": "Granted", "token": 7, "grantedAt": "2026-01-01T00:00:20Z" });
-    let told = |executed_by: &str, spec: Value| {
-        let spec = [("kind", json!("Once"))]
-            .into_iter()
-            .chain(spec.as_object().unwrap().iter().map(|(field, value)| (field.as_str(), value.clone())));
-        let claim = claim("a", 3, Value::Object(spec.map(|(field, value)| (field.to_owned(), value)).collect()), granted.clone());
-        over(&claim.key, Some(&once(executed_by)), &claim)
+    let told = |executed_by: &str, succeeded: Value| {
+        let claim = claim("a", 3, json!({ "kind": "Once", "succeeded": succeeded }), granted.clone());
+        holds_no_more(&claim.key, Some(&once(executed_by)), &claim)
     };
-    assert_eq!(told("a", json!({ "succeeded": true })), Answer::Released("has executed once/db".into()));
-    assert_eq!(told("b", json!({ "succeeded": false })), Answer::Released("failed to execute once/db: the turn passes to the next".into()));
-    assert_eq!(told("b", json!({ "succeeded": true })), Answer::Expired("no longer holds once/db".into()));
-    assert_eq!(told("b", json!({})), Answer::Expired("no longer holds once/db".into()));
+    assert_eq!(told("a", json!(true)), Answer::Released("has executed once/db".into()));
+    assert_eq!(told("b", json!(false)), Answer::Released("failed to execute once/db: the turn passes to the next".into()));
+    assert_eq!(told("b", json!(true)), Answer::Expired("no longer holds once/db".into()));
+    assert_eq!(told("b", Value::Null), Answer::Expired("no longer holds once/db".into()));
 }

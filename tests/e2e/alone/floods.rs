@@ -3,18 +3,17 @@
 use std::{net::SocketAddr, time::Duration};
 
 use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::ListParams};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
 
+use super::system::{restarts, servers};
 use crate::{
     https::{COORDINATOR, WEBHOOK, address, ask},
     identity::token_of_pod,
-    scene::{SYSTEM, Scene},
+    scene::Scene,
 };
 
 /// Others lock and unlock meanwhile.
@@ -111,9 +110,8 @@ async fn slow_clients_make_nobody_else_wait() {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     rustix::process::setrlimit(rustix::process::Resource::Nofile, rustix::process::Rlimit { current: most.maximum, ..most }).unwrap();
     scene.create_mutex("theirs");
-    let ours = ListParams::default().labels("app.kubernetes.io/name=konductor");
-    let pods = Api::<Pod>::namespaced(scene.client.clone(), SYSTEM).list(&ours).await.unwrap();
-    let addresses = pods.items.into_iter().filter_map(|pod| pod.status?.pod_ip);
+    let restarted = restarts(&scene).await;
+    let addresses = servers(&scene).await.into_iter().filter_map(|pod| pod.status?.pod_ip);
     let health: Vec<SocketAddr> = addresses.map(|ip| SocketAddr::new(ip.parse().unwrap(), 8080)).collect();
     assert!(!health.is_empty());
     let (webhook, coordinator) = (address(&scene, WEBHOOK).await, address(&scene, COORDINATOR).await);
@@ -144,6 +142,5 @@ async fn slow_clients_make_nobody_else_wait() {
     for clients in [&mut slow, &mut half_hello, &mut half_head] {
         scene.until("all are gone", async || ended(clients).await == clients.len()).await;
     }
-    let restarts = scene.run_in_system(&["get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}"]);
-    assert!(restarts.split_whitespace().all(|count| count == "0"), "konductor was restarted: {restarts}");
+    assert_eq!(restarts(&scene).await, restarted, "konductor was started anew");
 }

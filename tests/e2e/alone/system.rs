@@ -29,16 +29,17 @@ use crate::{
 /// Holds the Mutex that most of these tests are about.
 pub const HOLDS: &str = "konductor.io/mutex: db";
 
-fn servers(scene: &Scene) -> Api<Pod> {
-    Api::namespaced(scene.client.clone(), SYSTEM)
+/// The Pods of `konductor serve`.
+pub async fn servers(scene: &Scene) -> Vec<Pod> {
+    labelled(scene, "app.kubernetes.io/component=server").await
 }
 
 pub async fn leader(scene: &Scene) -> Option<Pod> {
-    servers(scene).list(&ListParams::default().labels("konductor.io/leader=true")).await.unwrap().items.pop()
+    labelled(scene, "konductor.io/leader=true").await.pop()
 }
 
-fn all_servers() -> ListParams {
-    ListParams::default().labels("app.kubernetes.io/component=server")
+async fn labelled(scene: &Scene, labels: &str) -> Vec<Pod> {
+    Api::namespaced(scene.client.clone(), SYSTEM).list(&ListParams::default().labels(labels)).await.unwrap().items
 }
 
 /// Waits until both replicas serve, those before them are gone with their open sessions, somebody leads, and the Services lead there: after an outage of the
@@ -47,7 +48,7 @@ pub async fn until_serving(scene: &Scene) {
     scene.run_in_system(&["rollout", "status", "deployment/konductor", "--timeout=180s"]);
     scene
         .until("two replicas are there, one leads, and the Services lead to them", async || {
-            let there = servers(scene).list(&all_servers()).await.unwrap().items.len() == 2 && leader(scene).await.is_some();
+            let there = servers(scene).await.len() == 2 && leader(scene).await.is_some();
             let endpoints = (endpoints(scene, WEBHOOK).await, endpoints(scene, COORDINATOR).await);
             there && endpoints == (2, 1) && connect(scene, WEBHOOK).await.is_ok() && connect(scene, COORDINATOR).await.is_ok()
         })
@@ -82,8 +83,7 @@ pub fn signal(pod: &Pod, signal: &str) {
 
 /// How often the containers of konductor have been started anew.
 pub async fn restarts(scene: &Scene) -> i32 {
-    let pods = servers(scene).list(&all_servers()).await.unwrap();
-    let statuses = pods.items.into_iter().filter_map(|pod| pod.status?.container_statuses).flatten();
+    let statuses = servers(scene).await.into_iter().filter_map(|pod| pod.status?.container_statuses).flatten();
     statuses.map(|status| status.restart_count).sum()
 }
 
@@ -94,7 +94,7 @@ impl<'a> Away<'a> {
     pub async fn take(scene: &'a Scene) -> Self {
         scene.run_in_system(&["scale", "deployment/konductor", "--replicas=0"]);
         let away = Self(scene);
-        scene.until("konductor is gone", async || servers(scene).list(&all_servers()).await.unwrap().items.is_empty()).await;
+        scene.until("konductor is gone", async || servers(scene).await.is_empty()).await;
         away
     }
 }
