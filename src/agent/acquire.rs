@@ -22,8 +22,8 @@ const GOOD_SESSION: Duration = Duration::from_secs(10);
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// Local files, not the API.
 const LOOK_AT_FILES: Duration = Duration::from_millis(50);
-/// Then the tokens may have changed: ask again which they are.
-const ASK_AGAIN: Duration = Duration::from_secs(120);
+/// Then ask again: the tokens may have changed, or the kubelet has missed that they are there, and is told anew. By itself it looks again every minute or two.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Runs until granted or refused. A server that is away is waited for, however long: waiting inside the init container is gentler than a crash loop.
 pub async fn run(coordinator: &Coordinator, settings: &Settings, voice: &mut Voice) -> Outcome {

@@ -22,6 +22,8 @@ pub const COPIED_FROM_JOB: &str = "Job";
 pub const COPIED_FROM_CRON_JOB: &str = "CronJob";
 /// On a Pod with `fencing=true`: annotation `status.konductor.io/token-<n>` holds the fencing token of its n-th hold (canonical order, from 0).
 pub const TOKEN_ANNOTATION_PREFIX: &str = "status.konductor.io/token-";
+/// Beside them: when they were written last. It differs each time, so that a kubelet that missed them looks again.
+pub const TOKENS_WRITTEN: &str = "status.konductor.io/tokens-written";
 
 /// On a Job with `strategy=suspend`, value `true`: konductor suspended it, and resumes it.
 pub const SUSPENDED: &str = "status.konductor.io/suspended";

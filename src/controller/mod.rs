@@ -309,6 +309,7 @@ impl Context {
             .iter()
             .enumerate()
             .map(|(index, token)| (format!("{}{index}", names::TOKEN_ANNOTATION_PREFIX), token.token.to_string().into()))
+            .chain([(names::TOKENS_WRITTEN.to_owned(), self.clock.now().to_string().into())])
             .collect();
         let patch = json!({ "metadata": { "uid": pod.uid(), "annotations": annotations } });
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.who.namespace);
