@@ -30,7 +30,7 @@ const UNSERVED_AFTER: SignedDuration = SignedDuration::from_secs(30);
 
 /// Where konductor runs.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Exits with 0 if all is well, else with 5.\n\nExample:\n  koncli check")]
+#[command(after_help = "Exits with 0 if all is well, else with 5; with 4 if something of it may not be seen.\n\nExample:\n  koncli check")]
 pub struct CheckArgs {
     /// Namespace of the installation.
     #[arg(long, value_name = "NAMESPACE", default_value = "konductor-system")]
@@ -82,15 +82,18 @@ pub async fn check(session: &Session, args: &CheckArgs) -> Result<u8, Failure> {
     }
     findings.push(admission(session).await);
 
-    let healthy = findings.iter().all(|finding| finding.result != "failed");
+    let any = |result: &str| findings.iter().any(|finding| finding.result == result);
+    // What may not be looked at is not well.
+    let healthy = !any("failed") && !any("unknown");
+    let code = if any("failed") { Code::Unavailable } else { Code::Forbidden };
     let rows: Vec<Vec<String>> =
         findings.iter().map(|finding| vec![finding.result.to_owned(), finding.check.to_owned(), finding.message.clone()]).collect();
     let mut text = table(&["RESULT".to_owned(), "CHECK".to_owned(), "FOUND".to_owned()], &rows);
-    for finding in findings.iter().filter(|finding| finding.result == "failed") {
-        text.push_str(&format!("\n{}: {}", finding.check, finding.advice.as_deref().unwrap_or_default()));
+    for (finding, advice) in findings.iter().filter_map(|finding| Some((finding, finding.advice.as_deref()?))) {
+        text.push_str(&format!("\n{}: {advice}", finding.check));
     }
     session.format.print(&text, &serde_json::json!({ "healthy": healthy, "checks": findings }))?;
-    Ok(if healthy { 0 } else { Code::Unavailable as u8 })
+    Ok(if healthy { 0 } else { code as u8 })
 }
 
 /// Whether the kinds are there, and somebody serves them.

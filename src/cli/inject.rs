@@ -158,6 +158,13 @@ mod tests {
     }
 
     #[test]
+    fn a_forgotten_value_is_empty_as_it_is_for_the_api_server() {
+        let (code, _, err) = koncli(&POD.replace("konductor.io/mutex: db", "konductor.io/mutex: "));
+        assert_eq!(code, 1);
+        assert!(err.contains("konductor.io/mutex: is an empty item"), "{err}");
+    }
+
+    #[test]
     fn what_is_no_object_comes_out_with_a_warning() {
         let (code, out, err) = koncli("replicas: 3\n");
         assert_eq!((code, out.as_str()), (0, "---\nreplicas: 3\n"));

@@ -306,12 +306,13 @@ fn verb_command(kind: ClaimKind, verb: &'static Verb) -> Command {
         ]),
         Does::Step(Operation::Wait) => seen(vec![timeout()]),
         Does::Step(Operation::Arrive) => {
-            seen(vec![Arg::new("who").value_name("HOLDER").help("Who arrives; the same as --holder").conflicts_with("holder"), holder()])
+            let who = Arg::new("who").value_name("HOLDER").help("Who arrives; the same as --holder").conflicts_with("holder");
+            seen(vec![who, holder(), timeout()])
         }
         Does::Step(Operation::Add) => {
             seen(vec![number("delta", "How much is added", 1i64..=1_000_000).default_value("1"), holder()]);
         }
-        Does::Step(_) => seen(vec![holder()]),
+        Does::Step(_) => seen(vec![holder(), timeout()]),
     }
     command
 }

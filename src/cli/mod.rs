@@ -163,7 +163,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { Code::Usage.into() } else { ExitCode::SUCCESS };
         }
     };
-    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&globals.log_level)).with_writer(io::stderr).with_ansi(false);
+    let mut filter = EnvFilter::new(&globals.log_level);
+    if ["error", "warn"].contains(&globals.log_level.as_str()) {
+        // Of a request that failed koncli speaks itself, once; the client does at each try.
+        filter = filter.add_directive("kube_client=off".parse().unwrap_or_default());
+    }
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
     log.without_time().init();
     match dispatch(globals, command) {
         Ok(code) => ExitCode::from(code),

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
+    kinds,
     output::{Code, Failure},
     picture,
     session::Session,
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     agent::Outcome,
     api::{Claim, ClaimPhase, names},
-    client::Error,
+    client::{Error, word},
     controller::{
         object::Key,
         outlook::{Picture, Standing},
@@ -43,6 +44,13 @@ pub struct WhyArgs {
 /// [`Code::NotFound`] if there is no such object.
 pub async fn why(session: &Session, args: &WhyArgs) -> Result<(), Failure> {
     let (kind, name) = args.what.split_once('/').map_or((None, args.what.as_str()), |(kind, name)| (Some(kind.to_lowercase()), name));
+    if let Some(kind) = kind.as_deref().and_then(kinds::named) {
+        let kind = word(kind);
+        return Err(Failure::new(
+            Code::Usage,
+            format!("it is about a Pod, a Job or a Claim; `koncli {kind} status {name}` shows who holds, and `koncli top` who waits"),
+        ));
+    }
     let wanted = |word: &str| kind.as_deref().is_none_or(|kind| kind.trim_end_matches('s') == word || kind == word);
     if let Some(pod) = only(wanted("pod"), one::<Pod>(session, name)).await? {
         return of_pod(session, &pod).await;

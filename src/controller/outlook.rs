@@ -68,7 +68,12 @@ impl Picture {
 
     /// Adds a Pod.
     pub fn put_pod(&mut self, pod: &Pod) {
-        self.state.put_pod(PodFacts::of(pod));
+        let facts = PodFacts::of(pod);
+        // No nodes are read for a picture: that of a Pod is taken to be there, or everybody on it would count as cut off.
+        if let Some(node) = &facts.node {
+            self.state.nodes.entry(node.clone()).or_default();
+        }
+        self.state.put_pod(facts);
     }
 
     /// Adds a Job, which Gates may wait for too.
@@ -213,6 +218,25 @@ mod tests {
             json!({ "uid": "second", "kind": "Pod", "namespace": "shop", "name": "second", "token": 5, "since": "2026-01-01T00:00:00Z" });
         picture.put_object(mutex("2", json!({ "holders": [holder], "lastToken": 5 })));
         assert_eq!(said(&mut picture), [Standing::Holds { token: 5, deleting: false }]);
+    }
+
+    /// koncli sees neither nodes nor sessions: that is no reason to take anybody for away.
+    #[test]
+    fn what_keeps_it_from_holding_is_said_before_who_holds() {
+        let time = "2026-01-01T01:00:00Z".parse().unwrap();
+        let mut picture = Picture::default();
+        for name in ["second", "h"] {
+            let mut pod = waiting(name, "2026-01-01T00:10:00Z");
+            pod.spec = serde_json::from_value(json!({ "nodeName": "node-1", "containers": [{ "name": "app" }] })).unwrap();
+            picture.put_pod(&pod);
+        }
+        let holder = json!({ "uid": "h", "kind": "Pod", "namespace": "shop", "name": "h", "token": 4, "since": "2026-01-01T00:00:00Z" });
+        let Object::Mutex(mut mutex) = mutex("1", json!({ "holders": [holder], "lastToken": 4 })) else { panic!() };
+        mutex.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time));
+        picture.put_object(Object::Mutex(mutex));
+        let said = picture.standings("second", time).into_iter().map(|(_, standing)| standing).collect::<Vec<_>>();
+        let right = "waiting for mutex/db: it is being deleted (held by pod/h); a new one of that name will do";
+        assert_eq!(said, [Standing::Waits(right.to_owned())]);
     }
 
     #[test]

@@ -114,6 +114,9 @@ pub fn answer(key: &Key, object: Option<&Object>, why: Refused, pod: &PodFacts) 
 /// How a primitive stands, for those who wait for it.
 fn stands(object: &Object, namespace: &str) -> String {
     let holders = || object::summary(object.holders(), namespace);
+    if object.deleting() {
+        return "it is being deleted".to_owned();
+    }
     match object {
         Object::Barrier(barrier) => {
             let spec = &barrier.spec;

@@ -34,10 +34,11 @@ pub(super) fn list<'a>(value: &'a Value, path: &Path<'_>) -> &'a [Value] {
     at(value, path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// The map of texts at a path; empty where there is none.
+/// The map of texts at a path; empty where there is none. A key without a value has an empty one, as it has for the API server.
 pub(super) fn texts(value: &Value, path: &Path<'_>) -> BTreeMap<String, String> {
     let map = at(value, path).and_then(Value::as_object);
-    map.into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+    let text = |value: &Value| if value.is_null() { Some(String::new()) } else { value.as_str().map(str::to_owned) };
+    map.into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect()
 }
 
 /// The annotations that a user writes for konductor.

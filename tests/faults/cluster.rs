@@ -160,7 +160,8 @@ pub async fn certificate(client: &Client) -> Vec<u8> {
 
 /// What happens to packets on their way to the webhook, until [`free_webhook`].
 pub async fn cut_webhook(verdict: &str) {
-    let rules = format!("table inet faults {{\n chain output {{\n type filter hook output priority 10\n tcp dport 9443 {verdict}\n }}\n }}\n");
+    let rules =
+        format!("table inet faults {{\n chain output {{\n type filter hook output priority 10\n tcp dport 9443 {verdict}\n }}\n }}\n");
     run("bash", &["-c", "nft -f - <<<\"$1\"", "nft", &rules]).await;
 }
 
