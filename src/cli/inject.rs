@@ -3,10 +3,16 @@
 
 use std::{io::Write, net::SocketAddr, path::PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::manifests::{self, read};
-use crate::inject::{self, Request, Settings, validate};
+use super::{
+    manifests::{self, read},
+    output::Format,
+};
+use crate::{
+    api::names,
+    inject::{self, Request, Settings, validate},
+};
 
 /// What to inject, and what an installation would inject.
 #[derive(Clone, Debug, clap::Args)]
@@ -29,8 +35,9 @@ pub struct InjectArgs {
     ca_file: Option<PathBuf>,
 }
 
-/// Writes every document as it would be admitted to `out`, or none if one of them has mistakes; these and warnings go to `err`. Gives the exit code.
-pub fn inject(args: &InjectArgs, namespace: &str, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<u8> {
+/// Writes every document as it would be admitted to `out`, or none if one of them has mistakes; these and warnings go to `err`. As JSON it is one List.
+/// Gives the exit code.
+pub fn inject(args: &InjectArgs, namespace: &str, format: Format, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<u8> {
     let InjectArgs { filename, image, server_address, ca_file } = args;
     let ca_pem = ca_file.as_deref().map(read).transpose()?.unwrap_or_default();
     let settings = Settings { image: image.clone(), server_address: server_address.to_string(), ca_pem, ..Settings::anywhere() };
@@ -42,7 +49,7 @@ pub fn inject(args: &InjectArgs, namespace: &str, out: &mut dyn Write, err: &mut
                 for warning in oddity.into_iter().chain(warnings) {
                     writeln!(err, "Warning: {warning}")?;
                 }
-                admitted.push(serde_saphyr::to_string(&object)?);
+                admitted.push(object);
             }
             Err(words) => {
                 refused = true;
@@ -54,8 +61,12 @@ pub fn inject(args: &InjectArgs, namespace: &str, out: &mut dyn Write, err: &mut
         writeln!(err, "nothing is printed: each document must be right first")?;
         return Ok(1);
     }
-    for text in admitted {
-        writeln!(out, "---\n{}", text.trim_end())?;
+    if format == Format::Json {
+        writeln!(out, "{:#}", json!({ "apiVersion": "v1", "kind": "List", "items": admitted }))?;
+        return Ok(0);
+    }
+    for object in admitted {
+        writeln!(out, "---\n{}", serde_saphyr::to_string(&object)?.trim_end())?;
     }
     Ok(0)
 }
@@ -82,6 +93,9 @@ pub fn admit(settings: &Settings, object: &Value, default_namespace: &str) -> Re
         }
         return Ok((list, warnings));
     }
+    if is_switched_off(object) {
+        return Ok((object.clone(), Vec::new()));
+    }
     let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or(default_namespace);
     let request = Request { namespace, object, old: None };
     let mut outcome = inject::inject(settings, &request).map_err(|refusal| refusal.to_string())?;
@@ -90,6 +104,12 @@ pub fn admit(settings: &Settings, object: &Value, default_namespace: &str) -> Re
         outcome.warnings.extend(validate(&request).map_err(|refusal| refusal.to_string())?);
     }
     Ok((outcome.object, outcome.warnings))
+}
+
+/// Whether the API server does not even ask: with `konductor.io/inject: "false"`, unless it was injected before.
+fn is_switched_off(object: &Value) -> bool {
+    let entry = |map: &str, key: &str| object.pointer(map).and_then(|map| map.get(key)).and_then(Value::as_str);
+    entry("/metadata/annotations", "konductor.io/inject") == Some("false") && entry("/metadata/labels", names::INJECTED_LABEL).is_none()
 }
 
 /// Whether the validating webhook is asked about objects of this kind.
@@ -120,7 +140,7 @@ mod tests {
         fs::write(&file, input).unwrap();
         let args = Only::parse_from(["koncli", "-f", file.to_str().unwrap()]).args;
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = inject(&args, "default", &mut out, &mut err).unwrap();
+        let code = inject(&args, "default", Format::Text, &mut out, &mut err).unwrap();
         fs::remove_file(file).unwrap();
         (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     }
@@ -155,6 +175,26 @@ mod tests {
         let (code, _, err) = koncli(&POD.replace("mutex: db", "mutex: on"));
         assert_eq!(code, 1);
         assert!(err.contains("metadata.annotations[konductor.io/mutex]: is not a text; put it in quotes"), "{err}");
+    }
+
+    #[test]
+    fn what_is_switched_off_is_admitted_without_asking() {
+        let off = POD.replace("konductor.io/mutex: db", "konductor.io/mutx: db, konductor.io/inject: 'false'");
+        let (code, out, err) = koncli(&off);
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert!(!out.contains("konductor-acquire"), "{out}");
+    }
+
+    #[test]
+    fn as_json_it_is_one_list() {
+        let file = std::env::temp_dir().join(format!("koncli-inject-json-{}", std::process::id()));
+        fs::write(&file, format!("{POD}---\n{POD}")).unwrap();
+        let args = Only::parse_from(["koncli", "-f", file.to_str().unwrap()]).args;
+        let mut out = Vec::new();
+        assert_eq!(inject(&args, "default", Format::Json, &mut out, &mut Vec::new()).unwrap(), 0);
+        fs::remove_file(file).unwrap();
+        let list: Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!((list["kind"].as_str(), list["items"].as_array().map(Vec::len)), (Some("List"), Some(2)));
     }
 
     #[test]

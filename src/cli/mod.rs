@@ -185,7 +185,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(globals: Globals, command: Command) -> Result<u8, Failure> {
     let namespace = || globals.namespace.as_deref().unwrap_or("default");
     match command {
-        Command::Inject(args) => Ok(inject::inject(&args, namespace(), &mut io::stdout().lock(), &mut io::stderr().lock())?),
+        Command::Inject(args) => {
+            Ok(inject::inject(&args, namespace(), globals.output, &mut io::stdout().lock(), &mut io::stderr().lock())?)
+        }
         Command::Explain(args) => explain::explain(&args, namespace(), globals.output),
         Command::Completions { shell } => {
             let mut script = Vec::new();
