@@ -103,6 +103,7 @@ async fn pods(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::Resul
     let (mut from_call, mut from_report) = (Times::default(), Times::default());
     for _ in 0..handoffs {
         holder.pod.runs().await?;
+        holder.pod.line.prepare().await?;
         let reports = Instant::now();
         holder.pod.ends().await?;
         let calls = Instant::now();
@@ -135,6 +136,7 @@ pub async fn of_commands(cluster: &Cluster, waiting: usize, handoffs: usize) -> 
     let mut holder = queue.next().await?;
     let mut times = Times::default();
     for _ in 0..handoffs {
+        holder.pod.line.prepare().await?;
         let began = Instant::now();
         let tokens = std::mem::take(&mut holder.tokens);
         let (called, next) = tokio::join!(holder.pod.line.ended(tokens), queue.next());

@@ -1,5 +1,5 @@
-//! An agent as the coordinator hears it: HTTPS, the Pod's own token, the same requests. The real one opens a connection for each request; this one keeps one, so that
-//! the TLS handshakes of a thousand nodes are not all paid by this machine while it measures.
+//! An agent as the coordinator hears it: HTTPS, the Pod's own token, the same requests, a connection for each. What is measured can have its connection opened
+//! before, so that a TLS handshake on this busy machine is not taken for konductor's time.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -45,27 +45,45 @@ impl Way {
     }
 }
 
-/// A connection of one Pod.
-pub struct Line {
+/// A connection, good for one request.
+struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
-    host: String,
-    bearer: String,
     _driver: AbortOnDropHandle<()>,
 }
 
-impl Line {
-    pub async fn open(way: &Way, token: &str) -> anyhow::Result<Self> {
+impl Connection {
+    async fn open(way: &Way) -> anyhow::Result<Self> {
         let tcp = TcpStream::connect(way.address).await.context("connecting to the coordinator")?;
         tcp.set_nodelay(true)?;
         let tls = way.tls.connect(way.name.clone(), tcp).await.context("TLS with the coordinator")?;
         let (sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
         let driver = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
-        Ok(Self { sender, host: way.name.to_str().into_owned(), bearer: format!("Bearer {token}"), _driver: driver })
+        Ok(Self { sender, _driver: driver })
+    }
+}
+
+/// What one Pod says.
+pub struct Line {
+    way: Way,
+    bearer: String,
+    ready: Option<Connection>,
+}
+
+impl Line {
+    pub fn new(way: &Way, token: &str) -> Self {
+        Self { way: way.clone(), bearer: format!("Bearer {token}"), ready: None }
+    }
+
+    /// Opens the connection of the next request. It is given up if that does not come within some seconds.
+    pub async fn prepare(&mut self) -> anyhow::Result<()> {
+        self.ready = Some(Connection::open(&self.way).await?);
+        Ok(())
     }
 
     /// Asks for all that the Pod's annotations say.
     pub async fn acquire(&mut self) -> anyhow::Result<Wait> {
-        Ok(Wait { body: self.post("/v1/acquire", Bytes::new()).await?.into_body(), buffer: Vec::new() })
+        let (response, connection) = self.post("/v1/acquire", Bytes::new()).await?;
+        Ok(Wait { body: response.into_body(), buffer: Vec::new(), _connection: connection })
     }
 
     /// Says that the Pod has ended: a reason to look.
@@ -80,24 +98,28 @@ impl Line {
     }
 
     async fn say(&mut self, path: &'static str, body: Bytes) -> anyhow::Result<()> {
-        self.post(path, body).await?.into_body().collect().await?;
+        let (response, _connection) = self.post(path, body).await?;
+        response.into_body().collect().await?;
         Ok(())
     }
 
-    async fn post(&mut self, path: &'static str, body: Bytes) -> anyhow::Result<Response<Incoming>> {
+    async fn post(&mut self, path: &'static str, body: Bytes) -> anyhow::Result<(Response<Incoming>, Connection)> {
+        let mut connection = match self.ready.take() {
+            Some(ready) => ready,
+            None => Connection::open(&self.way).await?,
+        };
         let request = Request::post(path)
-            .header(HOST, &self.host)
+            .header(HOST, self.way.name.to_str().as_ref())
             .header(AUTHORIZATION, &self.bearer)
             .header(CONTENT_LENGTH, body.len())
             .body(Full::new(body))?;
-        self.sender.ready().await?;
-        let response = self.sender.send_request(request).await?;
+        let response = connection.sender.send_request(request).await?;
         let status = response.status();
         if status != StatusCode::OK {
             let words = response.into_body().collect().await?.to_bytes();
             bail!("{path}: {status}: {}", String::from_utf8_lossy(&words));
         }
-        Ok(response)
+        Ok((response, connection))
     }
 }
 
@@ -105,6 +127,7 @@ impl Line {
 pub struct Wait {
     body: Incoming,
     buffer: Vec<u8>,
+    _connection: Connection,
 }
 
 impl Wait {
@@ -124,11 +147,7 @@ impl Wait {
             let line: Vec<u8> = self.buffer.drain(..=end).collect();
             match serde_json::from_slice(&line)? {
                 Progress::Waiting { .. } | Progress::Heartbeat => {}
-                Progress::Granted { tokens } => {
-                    // To the end of the answer, so that the connection can be used again.
-                    while self.body.frame().await.transpose()?.is_some() {}
-                    return Ok(tokens);
-                }
+                Progress::Granted { tokens } => return Ok(tokens),
                 other => bail!("not granted: {other:?}"),
             }
         }

@@ -52,7 +52,7 @@ impl Paper {
         };
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let token = stage.api::<ServiceAccount>().create_token_request("default", &PostParams::default(), &request).await?;
-        let line = Line::open(&Way::written_in(&pod)?, &token.status.map(|status| status.token).unwrap_or_default()).await?;
+        let line = Line::new(&Way::written_in(&pod)?, &token.status.map(|status| status.token).unwrap_or_default());
         Ok(Self { name, line, pods })
     }
 

@@ -287,6 +287,9 @@ async fn replacing_a_job_with_its_own_file_changes_nothing() {
     let job = with_template(&job.as_job("konductor.io/mutex: db"), "labels: {mine: job}");
     scene.apply(&job);
     scene.until_beating("job").await;
+    // kubectl reads and then writes: whatever Kubernetes' controller of Jobs writes in between is a conflict. When it has seen the Pod ready it is silent.
+    let ready = || scene.run(&["get", "job", "job", "-o", "jsonpath={.status.ready}"]);
+    scene.until("the Pod is seen to be ready", async || ready() == "1").await;
     let template = || scene.run(&["get", "job", "job", "-o", "jsonpath={.spec.template.metadata.annotations}"]);
     let before = template();
     let token = scene.mutex_token("db").await;
