@@ -83,17 +83,20 @@ pub async fn check(session: &Session, args: &CheckArgs) -> Result<u8, Failure> {
     findings.push(admission(session).await);
 
     let any = |result: &str| findings.iter().any(|finding| finding.result == result);
-    // What may not be looked at is not well.
-    let healthy = !any("failed") && !any("unknown");
-    let code = if any("failed") { Code::Unavailable } else { Code::Forbidden };
+    let code = match (any("failed"), any("unknown")) {
+        (true, _) => Code::Unavailable as u8,
+        // What may not be looked at is not well.
+        (false, true) => Code::Forbidden as u8,
+        (false, false) => 0,
+    };
     let rows: Vec<Vec<String>> =
         findings.iter().map(|finding| vec![finding.result.to_owned(), finding.check.to_owned(), finding.message.clone()]).collect();
     let mut text = table(&["RESULT".to_owned(), "CHECK".to_owned(), "FOUND".to_owned()], &rows);
     for (finding, advice) in findings.iter().filter_map(|finding| Some((finding, finding.advice.as_deref()?))) {
         text.push_str(&format!("\n{}: {advice}", finding.check));
     }
-    session.format.print(&text, &serde_json::json!({ "healthy": healthy, "checks": findings }))?;
-    Ok(if healthy { 0 } else { code as u8 })
+    session.format.print(&text, &serde_json::json!({ "healthy": code == 0, "checks": findings }))?;
+    Ok(code)
 }
 
 /// Whether the kinds are there, and somebody serves them.

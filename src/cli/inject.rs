@@ -136,11 +136,15 @@ mod tests {
     }
 
     fn koncli(input: &str) -> (u8, String, String) {
+        koncli_as(Format::Text, input)
+    }
+
+    fn koncli_as(format: Format, input: &str) -> (u8, String, String) {
         let file = std::env::temp_dir().join(format!("koncli-inject-{}-{:?}", std::process::id(), std::thread::current().id()));
         fs::write(&file, input).unwrap();
         let args = Only::parse_from(["koncli", "-f", file.to_str().unwrap()]).args;
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = inject(&args, "default", Format::Text, &mut out, &mut err).unwrap();
+        let code = inject(&args, "default", format, &mut out, &mut err).unwrap();
         fs::remove_file(file).unwrap();
         (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     }
@@ -187,13 +191,9 @@ mod tests {
 
     #[test]
     fn as_json_it_is_one_list() {
-        let file = std::env::temp_dir().join(format!("koncli-inject-json-{}", std::process::id()));
-        fs::write(&file, format!("{POD}---\n{POD}")).unwrap();
-        let args = Only::parse_from(["koncli", "-f", file.to_str().unwrap()]).args;
-        let mut out = Vec::new();
-        assert_eq!(inject(&args, "default", Format::Json, &mut out, &mut Vec::new()).unwrap(), 0);
-        fs::remove_file(file).unwrap();
-        let list: Value = serde_json::from_slice(&out).unwrap();
+        let (code, out, _) = koncli_as(Format::Json, &format!("{POD}---\n{POD}"));
+        assert_eq!(code, 0);
+        let list: Value = serde_json::from_str(&out).unwrap();
         assert_eq!((list["kind"].as_str(), list["items"].as_array().map(Vec::len)), (Some("List"), Some(2)));
     }
 

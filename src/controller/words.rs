@@ -142,7 +142,7 @@ fn stands(object: &Object, namespace: &str) -> String {
         },
         Object::Once(_) => holders().map_or("nobody has executed it".to_owned(), |executor| format!("{executor} executes it")),
         Object::Semaphore(semaphore) => {
-            let held: i64 = object.holders().iter().map(|holder| i64::from(holder.permits)).sum();
+            let held = semaphore.status.as_ref().map_or(0, |status| status.in_use);
             let by = holders().map_or(String::new(), |holders| format!(", by {holders}"));
             match semaphore.spec.permits {
                 0 => PAUSED.to_owned(),

@@ -90,12 +90,12 @@ impl Core {
             self.truth.claims_over.insert(uid.clone(), Instant::now());
         }
         let key = &claimant.key;
-        let record = self.primitive(key).map(|object| object.record());
+        let object = self.primitive(key);
+        let holder = object.iter().flat_map(Object::holders).find(|holder| holder.uid == uid);
+        let record = object.as_ref().map(Object::record);
         let executed = matches!(&record, Some(Record::Once(Once { executed: Some(executed) })) if executed.by.uid == uid);
         match phase(after) {
             "Granted" if claimant.spec.operation == Operation::Acquire => {
-                let object = self.primitive(key);
-                let holder = object.iter().flat_map(Object::holders).find(|holder| holder.uid == uid);
                 if holder.is_none_or(|holder| after["status"]["token"] != holder.token) {
                     self.violation("1 (claims)", format!("{uid} was told that it holds {key}, which is not so"));
                 }
@@ -118,8 +118,7 @@ impl Core {
                 if executed {
                     self.violation("7 (claims)", format!("{uid} has executed {key}, and was told that it was taken from it"));
                 }
-                let object = self.primitive(key).filter(|object| object.holders().iter().any(|holder| holder.uid == uid));
-                let Some(ttl) = object.map(|object| object.ttl()) else { return };
+                let Some(ttl) = object.as_ref().filter(|_| holder.is_some()).map(Object::ttl) else { return };
                 if claimant.relies(self.server_time()) {
                     self.violation("3 (claims)", format!("{uid} was told that {key} is taken from it, and may still rely on it"));
                 }
