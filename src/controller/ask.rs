@@ -1,14 +1,14 @@
 //! What somebody asks for now: of all the steps of its plan, the first that it has not gone through yet. Those who ask are Pods whose acquire step runs, Pods
 //! that wait for a node, and Jobs that konductor suspended. Synchronous; it reads the picture and the clocks it is given.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
     facts::{JobFacts, PodFacts},
-    gather::{Gathered, Unknown, sooner, token_of},
+    gather::{Gathered, Holding, Unknown, sooner, token_of},
     object::{Key, Object},
     runs,
     world::{EXPECTED_FOR, State},
@@ -29,7 +29,7 @@ struct Asker<'a> {
     uid: &'a str,
     plan: &'a Plan,
     /// Who will hold.
-    who: Who,
+    who: Arc<Who>,
     /// Under a Job's hold: the Pod that wants to be let in.
     pod: Option<PodRef>,
     created: Timestamp,
@@ -44,7 +44,15 @@ struct Asker<'a> {
 }
 
 /// Adds to the facts what a Pod asks of this primitive, if it is its turn to ask for it; says whether it is.
-pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts, at: At, gathered: &mut Gathered) -> bool {
+pub fn pod(
+    state: &mut State,
+    key: &Key,
+    object: Option<&Object>,
+    holding: &Holding<'_>,
+    pod: &PodFacts,
+    at: At,
+    gathered: &mut Gathered,
+) -> bool {
     let Some(plan) = pod.plan.clone().filter(|_| !pod.deleting && !pod.ended) else { return false };
     let session = state.sessions.get(pod.uid()).map(|session| session.confirmed.clone());
     let cut_off = pod.node.as_ref().is_some_and(|node| state.unreachable.contains_key(node));
@@ -64,26 +72,26 @@ pub fn pod(state: &mut State, key: &Key, object: Option<&Object>, pod: &PodFacts
             Some(confirmed) => confirmed.contains_key(key),
             None => pod_is_past(state.objects.get(key), item, pod, waits_from, at.time),
         };
-        next_step(state, pod.steps(), &pod.who.namespace, gone_through)
+        next_step(state, key, object, pod.steps(), &pod.who.namespace, gone_through)
     };
     let Some((next, item)) = found else {
         if pod.gated {
-            gathered.ready.push(pod.who.clone());
+            gathered.ready.push((*pod.who).clone());
         }
         return false;
     };
     if session.is_none() {
-        moved_on(state, pod.uid(), &next, key);
+        moved_on(state, pod.uid(), next, key);
     }
     if pod.gated && planted::bug("gate-lifted-before-it-holds") {
-        gathered.ready.push(pod.who.clone());
+        gathered.ready.push((*pod.who).clone());
     }
-    if next != *key {
+    if next != key {
         return false;
     }
-    let (who, created, patient_from, shared) = match (&pod.job, object.and_then(|object| admitted_under(object, pod))) {
+    let (who, created, patient_from, shared) = match (&pod.job, admitted_under(holding, pod)) {
         // It asks again for what it was granted.
-        (_, Some(job)) => (job, pod.created, (pod.created, pod.created), false),
+        (_, Some(job)) => (Arc::new(job), pod.created, (pod.created, pod.created), false),
         (None, None) => (pod.who.clone(), pod.created, (pod.created, pod.created), false),
         (Some(owner), None) => match state.jobs.get(&owner.uid) {
             None => {
@@ -124,17 +132,17 @@ pub fn job(state: &mut State, key: &Key, job: &JobFacts, at: At, gathered: &mut 
     let found = {
         let state = &*state;
         let gone_through = |key: &Key, item: &Item| job_is_past(state.objects.get(key), item, job, at.time);
-        next_step(state, job.steps(), &job.who.namespace, gone_through)
+        next_step(state, key, state.objects.get(key), job.steps(), &job.who.namespace, gone_through)
     };
     if let Some((next, _)) = &found {
         moved_on(state, &job.who.uid, next, key);
     }
     match found {
-        Some((next, item)) if planted::bug("resumed-before-it-holds") && next == *key && item.role.lasts() => {
-            gathered.ready.push(job.who.clone())
+        Some((next, item)) if planted::bug("resumed-before-it-holds") && next == key && item.role.lasts() => {
+            gathered.ready.push((*job.who).clone())
         }
-        None => gathered.ready.push(job.who.clone()),
-        Some((next, item)) if next == *key => {
+        None => gathered.ready.push((*job.who).clone()),
+        Some((next, item)) if next == key => {
             let asker = Asker {
                 uid: &job.who.uid,
                 plan: &plan,
@@ -202,12 +210,12 @@ impl Asker<'_> {
                 let (asker, namespace) = (uid.to_owned(), who.namespace.clone());
                 gathered.facts.waiters.push(Waiter { asker, namespace, patience, proceeds: on_timeout == OnTimeout::Proceed });
                 if arrive && presence == Presence::Here {
-                    gathered.facts.arrivals.push(Participant { who, at: time });
+                    gathered.facts.arrivals.push(Participant { who: (*who).clone(), at: time });
                 }
             }
             Role::Arrive { on: On::Start } if presence == Presence::Here => {
                 gathered.arriving.push((uid.to_owned(), who.uid.clone()));
-                gathered.facts.arrivals.push(Participant { who, at: time });
+                gathered.facts.arrivals.push(Participant { who: (*who).clone(), at: time });
             }
             Role::Arrive { .. } => {}
         }
@@ -217,14 +225,22 @@ impl Asker<'_> {
 /// The first step that is not gone through. But one that will never be allowed comes before all, so that nothing is taken from others for nothing.
 fn next_step<'a>(
     state: &State,
-    steps: impl Iterator<Item = (Key, &'a Item)>,
+    here: &Key,
+    object: Option<&Object>,
+    steps: impl Iterator<Item = (&'a Key, &'a Item)>,
     namespace: &str,
     gone_through: impl Fn(&Key, &Item) -> bool,
-) -> Option<(Key, &'a Item)> {
-    let left: Vec<_> = steps.filter(|(key, item)| !gone_through(key, item)).collect();
-    let forbidden = |key: &Key| state.objects.get(key).is_some_and(|object| !object.allows(namespace));
-    let next = left.iter().position(|(key, _)| forbidden(key)).unwrap_or(0);
-    left.into_iter().nth(next)
+) -> Option<(&'a Key, &'a Item)> {
+    let named = |key: &Key| if key == here { object } else { state.objects.get(key) };
+    let forbidden = |key: &Key| named(key).is_some_and(|object| !object.allows(namespace));
+    let mut first = None;
+    for (key, item) in steps.filter(|(key, item)| !gone_through(key, item)) {
+        if forbidden(key) {
+            return Some((key, item));
+        }
+        first.get_or_insert((key, item));
+    }
+    first
 }
 
 /// Whoever has no session is noticed only where it asks: where that is has a turn when it changes, and only then, or two who ask in turns would keep each
@@ -298,8 +314,7 @@ pub fn holds(object: &Object, uid: &str) -> bool {
 }
 
 /// The Job under whose hold a Pod was let in. The Pod itself may not say it any more: `kubectl delete job --cascade=orphan` takes its owner away.
-fn admitted_under(object: &Object, pod: &PodFacts) -> Option<Who> {
-    let holder = object.holders().iter().find(|holder| holder.pods.iter().any(|admitted| admitted.uid == pod.uid()))?;
-    let Holder { kind, namespace, name, uid, .. } = holder.clone();
+fn admitted_under(holding: &Holding<'_>, pod: &PodFacts) -> Option<Who> {
+    let Holder { kind, namespace, name, uid, .. } = holding.job(pod)?.clone();
     Some(Who { kind, namespace, name, uid })
 }

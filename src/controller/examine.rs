@@ -12,7 +12,7 @@ use super::{
     gather::{Gathered, sooner},
     object::{Key, Object},
     runs::{self, Said},
-    world::State,
+    world::{State, under},
 };
 use crate::{
     api::{Admitted, Holder, HolderKind},
@@ -84,7 +84,7 @@ fn limits(state: &State, object: &Object, holder: &Holder, at: At, gathered: &mu
         }
         HolderKind::Job => {
             let job = state.jobs.get(uid).and_then(|job| job.plan.as_ref());
-            let mut pods = state.pods_of.get(&object.key()).into_iter().flatten().filter_map(|uid| state.pods.get(uid));
+            let mut pods = under(&state.pods_of, &object.key());
             (job, pods.any(|pod| pod.started && pod.job.as_ref().is_some_and(|job| job.uid == *uid)))
         }
         HolderKind::Claim => return,

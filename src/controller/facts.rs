@@ -27,13 +27,15 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodFacts {
     /// The Pod itself.
-    pub who: Who,
+    pub who: Arc<Who>,
     /// Its age.
     pub created: Timestamp,
     /// The node that it was bound to.
     pub node: Option<String>,
     /// What its annotations ask for; `None` if it was not injected.
     pub plan: Option<Arc<Plan>>,
+    /// The primitives that these name, in the same order.
+    pub(super) keys: Vec<Key>,
     /// The Job under whose hold it acts.
     pub job: Option<PodRef>,
     /// How far its acquire step is. Of a wrapped command: whether its container runs.
@@ -60,13 +62,15 @@ pub struct PodFacts {
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobFacts {
     /// The Job itself.
-    pub who: Who,
+    pub who: Arc<Who>,
     /// Its age, which is the age of its Pods' requests.
     pub created: Timestamp,
     /// When it was started, or last resumed; its patience counts from then.
     pub started: Timestamp,
     /// What its annotations ask for.
     pub plan: Option<Arc<Plan>>,
+    /// The primitives that these name, in the same order.
+    pub(super) keys: Vec<Key>,
     /// Whether several of its Pods may run at once.
     pub shared: bool,
     /// Whether it is Complete or Failed.
@@ -98,8 +102,10 @@ impl PodFacts {
         let meta = &pod.metadata;
         let plan = injected(meta).then(|| plan_of(meta, if copied(meta) { Subject::PodOfJob } else { Subject::Pod })).flatten();
         let wrapped = plan.as_ref().filter(|plan| plan.wraps()).and_then(|_| Wrapped::of(pod));
+        let who = who(HolderKind::Pod, meta);
         Self {
-            who: who(HolderKind::Pod, meta),
+            keys: keys(plan.as_deref(), &who.namespace),
+            who: Arc::new(who),
             created: created(meta),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             plan,
@@ -127,17 +133,17 @@ impl PodFacts {
     }
 
     /// All that its annotations say, with the primitives that they name.
-    pub fn items(&self) -> impl Iterator<Item = (Key, &Item)> {
-        items(self.plan.as_deref(), &self.who.namespace)
+    pub fn items(&self) -> impl Iterator<Item = (&Key, &Item)> {
+        self.keys.iter().zip(self.plan.iter().flat_map(|plan| &plan.items))
     }
 
     /// What its acquire step goes through.
-    pub fn steps(&self) -> impl Iterator<Item = (Key, &Item)> {
+    pub fn steps(&self) -> impl Iterator<Item = (&Key, &Item)> {
         self.items().filter(|(_, item)| item.role.is_step())
     }
 
     /// What lasts while it runs.
-    pub fn holds(&self) -> impl Iterator<Item = (Key, &Item)> {
+    pub fn holds(&self) -> impl Iterator<Item = (&Key, &Item)> {
         self.items().filter(|(_, item)| item.role.lasts())
     }
 
@@ -174,10 +180,12 @@ impl JobFacts {
     pub fn of(job: &Job) -> Self {
         let suspended = job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or(false);
         let held_back = suspended && job.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(names::SUSPENDED));
+        let (who, plan) = (who(HolderKind::Job, &job.metadata), plan_of(&job.metadata, Subject::Job));
         Self {
-            who: who(HolderKind::Job, &job.metadata),
+            keys: keys(plan.as_deref(), &who.namespace),
+            who: Arc::new(who),
             created: created(&job.metadata),
-            plan: plan_of(&job.metadata, Subject::Job),
+            plan,
             started: started(job).max(created(&job.metadata)),
             shared: job.spec.as_ref().and_then(|spec| spec.parallelism).unwrap_or(1) > 1,
             terminal: evidence::job_terminal(job),
@@ -197,23 +205,23 @@ impl JobFacts {
     /// Whether its hold of this primitive ends when none of its Pods can run any more. A member of a WaitGroup is not done while it is merely suspended; one
     /// that never started may have been edited since, and ask for something else now.
     pub fn lets_go(&self, key: &Key) -> bool {
-        let edited = self.held_back && !self.items().any(|(named, _)| named == *key);
+        let edited = self.held_back && !self.items().any(|(named, _)| named == key);
         edited || if key.kind == Kind::WaitGroup { self.terminal } else { self.rests() }
     }
 
     /// All that its annotations say, with the primitives that they name.
-    pub fn items(&self) -> impl Iterator<Item = (Key, &Item)> {
-        items(self.plan.as_deref(), &self.who.namespace)
+    pub fn items(&self) -> impl Iterator<Item = (&Key, &Item)> {
+        self.keys.iter().zip(self.plan.iter().flat_map(|plan| &plan.items))
     }
 
     /// What it goes through before it starts.
-    pub fn steps(&self) -> impl Iterator<Item = (Key, &Item)> {
+    pub fn steps(&self) -> impl Iterator<Item = (&Key, &Item)> {
         self.items().filter(|(_, item)| item.role.is_step())
     }
 }
 
-fn items<'a>(plan: Option<&'a Plan>, namespace: &'a str) -> impl Iterator<Item = (Key, &'a Item)> {
-    plan.into_iter().flat_map(|plan| &plan.items).map(move |item| (key_of(item, namespace), item))
+fn keys(plan: Option<&Plan>, namespace: &str) -> Vec<Key> {
+    plan.into_iter().flat_map(|plan| &plan.items).map(|item| key_of(item, namespace)).collect()
 }
 
 /// What a Gate sees of a Job.
@@ -325,7 +333,7 @@ mod tests {
                 "name": "app", "namespace": namespace, "uid": "1", "labels": { names::INJECTED_LABEL: "true" },
                 "annotations": { "konductor.io/acquire": acquire },
             } });
-            PodFacts::of(&serde_json::from_value(pod).unwrap()).holds().map(|(key, _)| key).collect()
+            PodFacts::of(&serde_json::from_value(pod).unwrap()).holds().map(|(key, _)| key.clone()).collect()
         };
         assert_eq!(order("a", "mutex/x, mutex/b/y"), order("b", "mutex/y, mutex/a/x"));
     }

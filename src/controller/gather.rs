@@ -1,7 +1,7 @@
 //! From the picture to the facts of one decision: who asks for a primitive, what is proven about its holders, and what needs a live look first.
 //! Synchronous; it reads the picture and the clock it is given.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -12,10 +12,10 @@ use super::{
     facts::{JobFacts, Outcome, PodFacts},
     object::{Key, Object},
     observe,
-    world::State,
+    world::{State, under},
 };
 use crate::{
-    api::HolderKind,
+    api::{Holder, HolderKind},
     plan::{Item, Kind, On, Role},
     planted,
     rules::{Facts, Participant, Who, evidence::AcquireStep},
@@ -68,10 +68,11 @@ pub struct Unknown {
 /// Gathers the facts for a decision about `object`; without one, who asks for it.
 pub fn gather(state: &mut State, key: &Key, object: Option<&Object>, at: At) -> Gathered {
     let mut gathered = Gathered::default();
+    let holding = Holding::of(object);
     for (object, holder) in object.into_iter().flat_map(|object| object.holders().iter().map(move |holder| (object, holder))) {
         examine::examine(state, object, holder, at, &mut gathered);
     }
-    let jobs: Vec<JobFacts> = state.jobs_of.get(key).into_iter().flatten().filter_map(|uid| state.jobs.get(uid)).cloned().collect();
+    let jobs: Vec<Arc<JobFacts>> = under(&state.jobs_of, key).cloned().collect();
     for job in &jobs {
         ask::job(state, key, job, at, &mut gathered);
         arrival(key, &job.who, job.items(), job.outcome, job.owes, &mut gathered);
@@ -80,14 +81,14 @@ pub fn gather(state: &mut State, key: &Key, object: Option<&Object>, at: At) -> 
         gathered.blind = observe::blind(state, gate);
         observe::gate(state, gate, &mut gathered.facts);
     }
-    let pods: Vec<Arc<PodFacts>> = state.pods_of.get(key).into_iter().flatten().filter_map(|uid| state.pods.get(uid)).cloned().collect();
+    let pods: Vec<Arc<PodFacts>> = under(&state.pods_of, key).cloned().collect();
     for pod in &pods {
         if pod.job.is_none() {
             arrival(key, &pod.who, pod.items(), pod.outcome, pod.owes, &mut gathered);
         } else if planted::bug("barrier-counts-arrivals") {
             arrival(key, &pod.who, pod.items(), pod.outcome, true, &mut gathered);
         }
-        if !ask::pod(state, key, object, pod, at, &mut gathered) && object.is_some_and(|object| strayed(state, object, pod)) {
+        if !ask::pod(state, key, object, &holding, pod, at, &mut gathered) && object.is_some() && strayed(state, key, &holding, pod) {
             gathered.strays.push(pod.clone());
         }
     }
@@ -102,12 +103,12 @@ pub fn gather(state: &mut State, key: &Key, object: Option<&Object>, at: At) -> 
 fn arrival<'a>(
     key: &Key,
     who: &Who,
-    mut items: impl Iterator<Item = (Key, &'a Item)>,
+    mut items: impl Iterator<Item = (&'a Key, &'a Item)>,
     outcome: Option<Outcome>,
     owes: bool,
     gathered: &mut Gathered,
 ) {
-    let names = |(named, item): (Key, &Item)| named == *key && item.role == Role::Arrive { on: On::Success };
+    let names = |(named, item): (&Key, &Item)| named == key && item.role == Role::Arrive { on: On::Success };
     if let Some(Outcome { succeeded: true, at }) = outcome.filter(|_| owes)
         && items.any(names)
     {
@@ -116,13 +117,39 @@ fn arrival<'a>(
 }
 
 /// Whether a Pod went past its acquire step and does not hold this primitive.
-fn strayed(state: &State, object: &Object, pod: &PodFacts) -> bool {
-    pod.holds().any(|(key, _)| key == object.key())
+fn strayed(state: &State, key: &Key, holding: &Holding<'_>, pod: &PodFacts) -> bool {
+    pod.holds().any(|(named, _)| named == key)
         && pod.step == AcquireStep::Passed
         && !pod.ended
         && !pod.deleting
         && !state.sessions.contains_key(pod.uid())
-        && token_of(object, pod).is_none()
+        && holding.token(pod).is_none()
+}
+
+/// Who is let in, by the UIDs of Pods and Claims: many who hold and many who wait do not make a search of each.
+pub struct Holding<'a>(HashMap<&'a str, (i64, &'a Holder)>);
+
+impl<'a> Holding<'a> {
+    fn of(object: Option<&'a Object>) -> Self {
+        let mut all = HashMap::new();
+        for holder in object.into_iter().flat_map(Object::holders) {
+            if holder.kind != HolderKind::Job {
+                all.insert(holder.uid.as_str(), (holder.token, holder));
+            }
+            all.extend(holder.pods.iter().map(|admitted| (admitted.uid.as_str(), (admitted.token, holder))));
+        }
+        Self(all)
+    }
+
+    /// The token that a Pod was let in with: its own, or under a Job's hold.
+    fn token(&self, pod: &PodFacts) -> Option<i64> {
+        self.0.get(pod.uid()).map(|(token, _)| *token)
+    }
+
+    /// The Job under whose hold a Pod was let in.
+    pub fn job(&self, pod: &PodFacts) -> Option<&'a Holder> {
+        self.0.get(pod.uid()).map(|(_, holder)| *holder).filter(|holder| holder.kind == HolderKind::Job)
+    }
 }
 
 /// The token that the object shows for a Pod: its own, or the one that it was let in with under a Job's hold.

@@ -252,12 +252,12 @@ impl Context {
     pub async fn verify(&self, pod: &PodFacts) -> Result<Verified, kube::Error> {
         let mut tokens = Vec::new();
         for (key, _) in pod.holds() {
-            let object = self.live(&key).await?;
+            let object = self.live(key).await?;
             match object.as_ref().and_then(|object| gather::token_of(object, pod)) {
                 Some(token) => tokens.push(Token { target: key.seen_from(&pod.who.namespace), token }),
                 None => {
                     let message = Some(format!("this Pod does not hold {}", key.seen_from(&pod.who.namespace)));
-                    self.seen_live(&key, object);
+                    self.seen_live(key, object);
                     return Ok(Verified { held: false, tokens: Vec::new(), message });
                 }
             }
@@ -269,7 +269,7 @@ impl Context {
     pub async fn held(&self, pod: &PodFacts) -> Result<Vec<Token>, kube::Error> {
         let mut holds = Vec::new();
         for (key, _) in pod.holds() {
-            let token = self.store.get(&key).await?.and_then(|object| gather::token_of(&object, pod));
+            let token = self.store.get(key).await?.and_then(|object| gather::token_of(&object, pod));
             holds.extend(token.map(|token| Token { target: key.seen_from(&pod.who.namespace), token }));
         }
         Ok(holds)

@@ -18,6 +18,7 @@ use super::{
     facts::{JobFacts, Outcome, PodFacts},
     object::{Key, Object},
     starting::{here, written},
+    world::under,
 };
 use crate::{
     api::{HolderKind, names},
@@ -62,24 +63,22 @@ fn debtors(context: &Context, key: &Key) -> Vec<Debtor> {
     let owed = |items: &mut dyn Iterator<Item = (Key, Role)>| -> Vec<(Key, Role)> {
         items.filter(|(_, role)| matches!(role, Role::Arrive { on: On::Success } | Role::Execute { .. } | Role::Join)).collect()
     };
-    let jobs = state.jobs_of.get(key).into_iter().flatten().filter_map(|uid| state.jobs.get(uid));
-    let jobs = jobs.filter(|job| job.owes && (job.terminal || job.deleting)).map(|job| Debtor {
-        who: job.who.clone(),
+    let jobs = under(&state.jobs_of, key).filter(|job| job.owes && (job.terminal || job.deleting)).map(|job| Debtor {
+        who: (*job.who).clone(),
         outcome: job.outcome,
         deleting: job.deleting,
         void: !job.terminal,
         lives: false,
-        owed: owed(&mut job.items().map(|(key, item)| (key, item.role))),
+        owed: owed(&mut job.items().map(|(key, item)| (key.clone(), item.role))),
     });
-    let pods = state.pods_of.get(key).into_iter().flatten().filter_map(|uid| state.pods.get(uid));
     let stillborn = |pod: &PodFacts| !pod.ended && pod.deleting && pod.node.is_none();
-    let pods = pods.filter(|pod| pod.owes && (pod.ended || stillborn(pod) || ended_early(pod))).map(|pod| Debtor {
-        who: pod.who.clone(),
+    let pods = under(&state.pods_of, key).filter(|pod| pod.owes && (pod.ended || stillborn(pod) || ended_early(pod))).map(|pod| Debtor {
+        who: (*pod.who).clone(),
         outcome: pod.outcome,
         deleting: pod.deleting,
         void: stillborn(pod),
         lives: !pod.ended && !stillborn(pod) && !planted::bug("freed-though-it-may-run-again"),
-        owed: owed(&mut pod.items().map(|(key, item)| (key, item.role))),
+        owed: owed(&mut pod.items().map(|(key, item)| (key.clone(), item.role))),
     });
     jobs.chain(pods).collect()
 }

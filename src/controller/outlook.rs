@@ -121,9 +121,9 @@ impl Picture {
         let State { pods, jobs, claims, .. } = &self.state;
         let waiting = |(uid, why): (String, Option<Why>)| {
             let (who, since) = match (pods.get(&uid), jobs.get(&uid), claims.get(&uid)) {
-                (Some(pod), ..) => (pod.who.clone(), pod.created),
-                (None, Some(job), _) => (job.who.clone(), job.created),
-                (None, None, Some(claim)) => (claim.who.clone(), claim.created()),
+                (Some(pod), ..) => ((*pod.who).clone(), pod.created),
+                (None, Some(job), _) => ((*job.who).clone(), job.created),
+                (None, None, Some(claim)) => ((*claim.who).clone(), claim.created()),
                 (None, None, None) => return None,
             };
             Some(Waiting { who, since, why })
@@ -133,7 +133,7 @@ impl Picture {
 
     /// How a Pod, a Job or a Claim of this UID stands to each primitive that it names, in its order; nothing if it names none.
     pub fn standings(&mut self, uid: &str, time: Timestamp) -> Vec<(Key, Standing)> {
-        let key = |(key, _): (Key, &Item)| key;
+        let key = |(key, _): (&Key, &Item)| key.clone();
         let State { pods, jobs, claims, .. } = &self.state;
         let (namespace, keys): (String, Vec<Key>) = match (pods.get(uid), jobs.get(uid), claims.get(uid)) {
             (Some(pod), ..) => (pod.who.namespace.clone(), pod.steps().map(key).collect()),
@@ -147,17 +147,16 @@ impl Picture {
     fn standing(&mut self, uid: &str, key: &Key, namespace: &str, time: Timestamp) -> Standing {
         let object = self.state.objects.get(key).cloned();
         let facts = gather(&mut self.state, key, object.as_ref(), At { now: Instant::now(), time }).facts;
-        let holders = words::Holders::of(object.as_ref());
         let Some(object) = object else {
             let asks =
                 facts.requests.iter().any(|request| request.asker() == uid) || facts.waiters.iter().any(|waiter| waiter.asker == uid);
-            let message = words::waiting(key, None, &holders, Why::Shut, (1, 1), namespace);
+            let message = words::waiting(key, None, Why::Shut, (1, 1), namespace);
             return if asks { Standing::Waits(message) } else { Standing::NotNow };
         };
         let decision = rules::decide(&object.primitive(), &facts, time);
         if let Some((index, queued)) = decision.queue.iter().enumerate().find(|(_, queued)| queued.asker == uid) {
             let place = (index + 1, decision.queue.len());
-            return Standing::Waits(words::waiting(key, Some(&object), &holders, queued.why, place, namespace));
+            return Standing::Waits(words::waiting(key, Some(&object), queued.why, place, namespace));
         }
         if let Some(refusal) = decision.refused.iter().find(|refusal| refusal.asker == uid)
             && let Place::Refused { message, .. } = words::refused(key, Some(&object), refusal.why, namespace)

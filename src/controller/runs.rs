@@ -41,7 +41,7 @@ impl State {
         for (key, _) in pod.holds() {
             let target = key.seen_from(&pod.who.namespace);
             if let Some(Token { token, .. }) = holds.iter().find(|held| held.target == target) {
-                let name = (pod.uid().to_owned(), key);
+                let name = (pod.uid().to_owned(), key.clone());
                 let known = self.reports.get(&name).filter(|known| known.token == *token);
                 // The next run knows less than the one that failed, and asks more than once.
                 let settled = known.is_some_and(|known| known.succeeded == *succeeded || known.succeeded == Some(false));
@@ -50,13 +50,13 @@ impl State {
                 }
             }
         }
-        self.dirty.extend(pod.items().map(|(key, _)| key));
+        self.dirty.extend(pod.items().map(|(key, _)| key.clone()));
     }
 }
 
 /// Whether a wrapped Pod without a session asks for nothing: its command runs, or has ended, or it only waits, which needs no place in line.
 pub fn is_silent(state: &State, pod: &PodFacts) -> bool {
-    let holds = |key: Key| state.objects.get(&key).is_some_and(|object| token_of(object, pod).is_some());
+    let holds = |key: &Key| state.objects.get(key).is_some_and(|object| token_of(object, pod).is_some());
     pod.wrapped.is_some() && (state.between_runs.contains(pod.uid()) || pod.holds().all(|(key, _)| holds(key)))
 }
 

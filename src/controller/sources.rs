@@ -41,7 +41,7 @@ use crate::{
 enum Seen<K> {
     /// It is there, in this form.
     There(K),
-    /// It is gone.
+    /// It is gone: deleted or, of those that are chosen by a label, without that label now.
     Gone(K),
     /// These UIDs are all that there are.
     Only(HashSet<String>),
@@ -71,6 +71,10 @@ pub fn start(client: &Client, world: &Arc<World>) -> Sources {
         Seen::There(DeserializeGuard(Ok(claim))) => state.put_claim(ClaimFacts::of(claim)),
         Seen::There(DeserializeGuard(Err(invalid))) => {
             warn!(name = invalid.metadata.name, namespace = invalid.metadata.namespace, error = invalid.error, "a Claim cannot be read");
+        }
+        Seen::Gone(DeserializeGuard(Ok(claim))) => {
+            let ClaimFacts { key, who, .. } = ClaimFacts::of(claim);
+            state.deleted_claim(&key, &who.uid);
         }
         Seen::Gone(claim) => state.remove_claim(&claim.uid().unwrap_or_default()),
         Seen::Only(uids) => {

@@ -1,6 +1,8 @@
 //! Those who wait without a session: Pods behind a scheduling gate, and Jobs that konductor suspended. What a session would be told is done to them here: let
 //! them start, skip them, or end them. Each write rests on a live read of the same object, and the acquire step of their Pods asks once more.
 
+use std::sync::Arc;
+
 use k8s_openapi::{
     api::{batch::v1::Job, core::v1::Pod},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -53,7 +55,7 @@ pub async fn go(
     for Refusal { asker, why } in &decision.refused {
         if let Some(job) = held_back(context, asker) {
             let skips = job.plan.as_ref().is_some_and(|plan| plan.on_conflict == OnConflict::Skip);
-            let held = job.items().any(|(named, item)| named == *key && item.role.has_token());
+            let held = job.items().any(|(named, item)| named == key && item.role.has_token());
             let skip = *why == Refused::NotFree && skips && held;
             // Nobody has it, and still it is not free, as when it is paused: that is no reason to leave a run out.
             if skip && object.is_none_or(|object| object.holders().is_empty()) {
@@ -74,7 +76,7 @@ pub async fn go(
     done.into_iter().collect()
 }
 
-fn held_back(context: &Context, uid: &str) -> Option<JobFacts> {
+fn held_back(context: &Context, uid: &str) -> Option<Arc<JobFacts>> {
     context.world.lock().jobs.get(uid).filter(|job| job.held_back && !job.terminal).cloned()
 }
 
@@ -108,13 +110,13 @@ async fn start(context: &Context, who: &Who) -> Result<(), kube::Error> {
 /// Whether somebody has gone through all these steps, by live reads: what the picture shows may have been deleted and made anew.
 async fn past_all<'a>(
     context: &Context,
-    steps: impl Iterator<Item = (Key, &'a Item)>,
+    steps: impl Iterator<Item = (&'a Key, &'a Item)>,
     past: impl Fn(Option<&Object>, &Item) -> bool,
 ) -> Result<bool, kube::Error> {
     for (key, item) in steps {
-        let live = context.live(&key).await?;
+        let live = context.live(key).await?;
         if !past(live.as_ref(), item) {
-            context.seen_live(&key, live);
+            context.seen_live(key, live);
             return Ok(false);
         }
     }

@@ -19,12 +19,13 @@ use crate::{
     rules::{Decision, Queued, Refusal, Release, Who, Why},
 };
 
-/// Says in the log and in Events who was let in and whose hold has ended.
-pub fn everybody(context: &Context, key: &Key, before: &Object, after: &Object, decision: &Decision) {
-    log(key, before, after, decision);
+/// Says in Events who was let in and whose hold has ended. Whoever waits for an answer should have it by then: an Event is a write like any other, and
+/// takes its share of the API server.
+pub fn events(context: &Context, after: &Object, decision: &Decision) {
+    let once = after.key().kind == Kind::Once;
     for release in &decision.released {
         let holder = holder_text(&release.holder);
-        let unknown = key.kind == Kind::Once && release.outcome.is_none();
+        let unknown = once && release.outcome.is_none();
         let claim = release.holder.kind == HolderKind::Claim;
         let note = if claim && release.lost {
             Note::warning("HoldLost", format!("taken from {holder}: it was not renewed for longer than its ttl"))
@@ -78,13 +79,13 @@ pub fn those_who_wait(context: &Context, state: &mut State, key: &Key, object: O
         session.tell(Place::Skipped(message));
     }
     let State { pods, jobs, sessions, announced, .. } = state;
-    let holders = words::Holders::of(object);
+    let mut line = words::Line::of(key, object, decision.queue.len());
     for (index, Queued { asker, why }) in decision.queue.iter().enumerate() {
         let Some(who) = pods.get(asker).map(|pod| &pod.who).or_else(|| jobs.get(asker).map(|job| &job.who)) else { continue };
-        let text = words::waiting(key, object, &holders, *why, (index + 1, decision.queue.len()), &who.namespace);
+        let waits = line.at(index + 1, *why, &who.namespace);
         let news = match sessions.get_mut(asker) {
             Some(session) => {
-                session.tell(Place::Waiting(text.clone()));
+                session.tell(Place::Waiting(waits.clone()));
                 session.is_news(key, object.is_some())
             }
             // Its agent is about to come, or come back, and asks then.
@@ -95,7 +96,7 @@ pub fn those_who_wait(context: &Context, state: &mut State, key: &Key, object: O
             }
         };
         if news {
-            let calm = object.is_some() && *why != Why::TooWide;
+            let (text, calm) = (waits.to_string(), object.is_some() && *why != Why::TooWide);
             let note = if calm { Note::normal("Waiting", text) } else { Note::warning("Waiting", text) };
             context.events.publish_who(who, note.about_primitive(key));
         }
@@ -107,13 +108,13 @@ pub fn confirm(state: &mut State, key: &Key, asker: &str, token: i64) {
     let Some(pod) = state.pods.get(asker).cloned() else { return };
     let Some(session) = state.sessions.get_mut(asker) else { return };
     session.confirmed.insert(key.clone(), token);
-    if pod.steps().any(|(key, _)| !session.confirmed.contains_key(&key)) {
-        state.dirty.extend(pod.steps().map(|(key, _)| key));
+    if pod.steps().any(|(key, _)| !session.confirmed.contains_key(key)) {
+        state.dirty.extend(pod.steps().map(|(key, _)| key.clone()));
         return;
     }
     let held = pod.holds().filter(|(_, item)| item.role.has_token() || pod.wrapped.is_some());
     let token = |key: &Key| session.confirmed.get(key).copied().unwrap_or_default();
-    session.tell(Place::Granted(held.map(|(key, _)| Token { target: key.seen_from(&pod.who.namespace), token: token(&key) }).collect()));
+    session.tell(Place::Granted(held.map(|(key, _)| Token { target: key.seen_from(&pod.who.namespace), token: token(key) }).collect()));
 }
 
 fn who_of(holder: &Holder) -> Who {
@@ -126,7 +127,7 @@ fn holder_text(holder: &Holder) -> String {
 
 /// One line a decision that changed anything for anybody: what was decided on, who is in and who is out, each with its token, and how it stands now. Who is
 /// refused has a line of its own, with the reason.
-fn log(key: &Key, before: &Object, after: &Object, decision: &Decision) {
+pub fn log(key: &Key, before: &Object, after: &Object, decision: &Decision) {
     let granted: Vec<String> =
         decision.granted.iter().filter(|grant| grant.new).map(|grant| format!("{} (token {})", grant.who.in_full(), grant.token)).collect();
     let released: Vec<String> = decision

@@ -1,5 +1,7 @@
 //! One turn of one primitive: read, decide, write once, tell. The only asynchronous code between the facts and the rules.
 
+use std::{collections::HashSet, sync::Arc};
+
 use jiff::Timestamp;
 use tokio::time::{Duration, Instant};
 use tracing::{debug, warn};
@@ -10,15 +12,15 @@ use super::{
     claims, ending,
     events::Note,
     examine::Suspect,
+    facts::PodFacts,
     gather::{self, Gathered},
     object::{Key, NextStatus, Object},
     outcomes, runs, starting,
     store::WriteError,
     tell,
-    world::State,
+    world::{State, under},
 };
 use crate::{
-    api::Holder,
     planted,
     rules::{self, Decision, Evidence, Out, Passed, Primitive, Refusal, Refused, Settled, Settlement},
 };
@@ -29,8 +31,6 @@ const WAITING_EVERY: Duration = Duration::from_secs(10);
 const IDLE_AFTER: Duration = Duration::from_secs(5);
 /// A holder that points to its end, but has not reached it, is looked at again this much later, should nobody say so before.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Proofs that are kept to save reading again.
-pub const MOST_GONE: usize = 10_000;
 /// Conflicts in a row after which a turn lets others go first.
 const MOST_ATTEMPTS: usize = 8;
 
@@ -89,6 +89,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
                 // First of all everybody is told: what is done to others below may be refused by somebody's policy, again and again.
                 let free = settle(context, key, &object, &written, &decision, &gathered, now);
                 let told = claims::tell(context, key, Some(&written), &decision, &gathered, now).await;
+                tell::events(context, &written, &decision);
                 // A Claim that was not told would find nothing that says how it ended.
                 let spent = if told.is_ok() { clean_up(context, key, &written, now).await } else { Ok(()) };
                 ending::refused(context, key, &decision).await;
@@ -168,14 +169,8 @@ async fn gather(context: &Context, key: &Key, object: Option<&Object>, time: Tim
         }
     }
     let mut state = context.world.lock();
-    let orphans: Vec<String> = state
-        .pods_of
-        .get(key)
-        .into_iter()
-        .flatten()
-        .filter(|uid| state.pods.get(*uid).and_then(|pod| pod.job.as_ref()).is_some_and(|job| gone.contains(&job.uid)))
-        .cloned()
-        .collect();
+    let orphan = |pod: &&Arc<PodFacts>| pod.job.as_ref().is_some_and(|job| gone.contains(&job.uid));
+    let orphans: Vec<String> = under(&state.pods_of, key).filter(orphan).map(|pod| pod.uid().to_owned()).collect();
     let mut gathered = gather(&mut state);
     gathered.impostors.extend(orphans);
     Ok(gathered)
@@ -207,10 +202,7 @@ async fn prove(context: &Context, key: &Key, gathered: &mut Gathered, now: Times
             match fact {
                 Evidence::PodOut { uid, how: Out::Gone } => {
                     state.remove_pod(uid);
-                    if state.gone.len() >= MOST_GONE {
-                        state.gone.clear();
-                    }
-                    state.gone.insert(uid.clone());
+                    state.remember_gone(uid);
                 }
                 Evidence::JobOver { uid } => {
                     let Suspect::Job { key, .. } = suspect else { continue };
@@ -276,7 +268,7 @@ fn status_due(context: &Context, key: &Key, object: &Object, decision: &Decision
 
 /// Tells everybody what the turn means for them, and sets the alarms for the next one. Says whether the finalizer may go now.
 fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decision: &Decision, gathered: &Gathered, now: Timestamp) -> bool {
-    tell::everybody(context, key, before, after, decision);
+    tell::log(key, before, after, decision);
     context.world.update(|state| {
         for who in gathered.slow.iter().filter(|who| state.slow.insert((who.uid.clone(), key.clone()))) {
             let text = format!("has held {} for ten minutes and has not started", key.seen_from(&who.namespace));
@@ -409,13 +401,14 @@ async fn lift_finalizer(context: &Context, object: &Object) -> Result<(), TurnEr
 
 /// Forgets the proofs about Pods and Claims that this primitive does not name any more.
 fn forget_gone(state: &mut State, before: &Object, after: &Object) {
-    let names =
-        |holder: &Holder| std::iter::once(holder.uid.clone()).chain(holder.pods.iter().map(|pod| pod.uid.clone())).collect::<Vec<_>>();
-    let kept: Vec<String> = after.holders().iter().flat_map(names).collect();
-    let forgotten = before.applied().iter().filter(|uid| !after.applied().contains(*uid)).cloned();
-    for uid in before.holders().iter().flat_map(names).filter(|uid| !kept.contains(uid)).chain(forgotten) {
-        state.gone.remove(&uid);
-        runs::forget(state, &after.key(), &uid);
+    fn names(object: &Object) -> HashSet<&str> {
+        let held = object.holders().iter().flat_map(|holder| std::iter::once(&holder.uid).chain(holder.pods.iter().map(|pod| &pod.uid)));
+        held.chain(object.applied()).map(String::as_str).collect()
+    }
+    let key = after.key();
+    for uid in names(before).difference(&names(after)) {
+        state.gone.remove(*uid);
+        runs::forget(state, &key, uid);
     }
 }
 
@@ -424,7 +417,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{api::names, controller::PodFacts};
+    use crate::api::names;
 
     /// A Pod with a wrapped command that says this.
     fn pod(annotation: &str) -> PodFacts {

@@ -1,6 +1,8 @@
 //! What a waiting Pod is told, in words for people: for what it waits and behind whom, or why it will not hold. Names are those of the Pod's own
 //! namespace. Pure.
 
+use std::{collections::HashMap, sync::Arc};
+
 use super::{
     facts::PodFacts,
     object::{self, Key, Object},
@@ -8,42 +10,67 @@ use super::{
 };
 use crate::{
     api::Gate,
-    coordinator::{protocol::Reason, session::Place},
+    coordinator::{
+        protocol::Reason,
+        session::{Place, Waits},
+    },
     rules::{Refused, Why},
 };
 
 const PAUSED: &str = "it is paused, with no permits";
 
-/// Who holds, as the people of the primitive's own namespace call them: nearly all who wait are of it.
-pub struct Holders(Option<String>);
+/// The words for those who wait for one primitive. What they have in common is worked out once.
+pub struct Line<'a> {
+    key: &'a Key,
+    object: Option<&'a Object>,
+    all: usize,
+    said: HashMap<Why, HashMap<String, (Arc<str>, Arc<str>)>>,
+}
 
-impl Holders {
-    /// Of this primitive, if it exists.
-    pub fn of(object: Option<&Object>) -> Self {
-        Self(object.and_then(|object| object::summary(object.holders(), &object.key().namespace)))
+impl<'a> Line<'a> {
+    /// Of so many, for this primitive, if it exists.
+    pub fn of(key: &'a Key, object: Option<&'a Object>, all: usize) -> Self {
+        Self { key, object, all, said: HashMap::new() }
+    }
+
+    /// For somebody of `namespace` at this place.
+    pub fn at(&mut self, place: usize, why: Why, namespace: &str) -> Waits {
+        let known = self.said.get(&why).and_then(|said| said.get(namespace)).cloned();
+        let (before, after) = known.unwrap_or_else(|| {
+            let (before, after) = self.around(why, namespace);
+            let said: (Arc<str>, Arc<str>) = (before.into(), after.unwrap_or_default().into());
+            self.said.entry(why).or_default().insert(namespace.to_owned(), said.clone());
+            said
+        });
+        let place = (!after.is_empty()).then_some(place);
+        Waits { before, place, after }
+    }
+
+    /// What comes before the place and after it, if there is a place.
+    fn around(&self, why: Why, namespace: &str) -> (String, Option<String>) {
+        let name = self.key.seen_from(namespace);
+        let Some(object) = self.object else { return (format!("waiting for {name}, which does not exist yet"), None) };
+        let held = || match object::summary(object.holders(), namespace) {
+            Some(holders) => format!("held by {holders}"),
+            None => "nobody holds it".to_owned(),
+        };
+        let for_what = match why {
+            Why::InLine | Why::TooYoung | Why::Away => {
+                return (format!("waiting for {name}: "), Some(format!(" of {} in line, {}", self.all, held())));
+            }
+            Why::TooWide if object.capacity() == 0 => PAUSED.to_owned(),
+            Why::TooWide => format!("asks for more than its {} permits; others go first until there are more", object.capacity()),
+            Why::Predecessor => "its Job holds it, and another Pod of the Job can still run".to_owned(),
+            Why::Shut => stands(object, namespace),
+            Why::Deleting => format!("it is being deleted ({}); a new one of that name will do", held()),
+        };
+        (format!("waiting for {name}: {for_what}"), None)
     }
 }
 
 /// Where somebody of `namespace` stands in line; `place` is its number and that of all.
-pub fn waiting(key: &Key, object: Option<&Object>, holders: &Holders, why: Why, place: (usize, usize), namespace: &str) -> String {
-    let name = key.seen_from(namespace);
-    let Some(object) = object else { return format!("waiting for {name}, which does not exist yet") };
-    let foreign = (key.namespace != namespace).then(|| object::summary(object.holders(), namespace)).flatten();
-    let held = match foreign.as_ref().or(holders.0.as_ref()) {
-        Some(holders) => format!("held by {holders}"),
-        None => "nobody holds it".to_owned(),
-    };
-    let (position, all) = place;
-    match why {
-        Why::InLine | Why::TooYoung | Why::Away => format!("waiting for {name}: {position} of {all} in line, {held}"),
-        Why::TooWide if object.capacity() == 0 => format!("waiting for {name}: {PAUSED}"),
-        Why::TooWide => {
-            format!("waiting for {name}: asks for more than its {} permits; others go first until there are more", object.capacity())
-        }
-        Why::Predecessor => format!("waiting for {name}: its Job holds it, and another Pod of the Job can still run"),
-        Why::Shut => format!("waiting for {name}: {}", stands(object, namespace)),
-        Why::Deleting => format!("waiting for {name}: it is being deleted ({held}); a new one of that name will do"),
-    }
+pub fn waiting(key: &Key, object: Option<&Object>, why: Why, place: (usize, usize), namespace: &str) -> String {
+    Line::of(key, object, place.1).at(place.0, why, namespace).to_string()
 }
 
 /// For what a Claim waits, and `first`: that it is the next in line; `None` if that is not worth a word. Only the next in line is told who holds: what
@@ -60,7 +87,7 @@ pub fn claim_waits(key: &Key, object: Option<&Object>, why: Option<Why>, first: 
             format!("next in line for {name}{held}")
         }
         Some(Why::InLine) => format!("in line for {name}"),
-        Some(why @ Why::TooWide) => waiting(key, Some(object), &Holders(None), why, (1, 1), namespace),
+        Some(why @ Why::TooWide) => waiting(key, Some(object), why, (1, 1), namespace),
         _ => format!("waiting for {name}"),
     })
 }
@@ -100,7 +127,7 @@ pub fn refusal(key: &Key, object: Option<&Object>, why: Refused, namespace: &str
 /// What a Pod is told that asked for this and was refused; `None` where that is no answer for it.
 pub fn answer(key: &Key, object: Option<&Object>, why: Refused, pod: &PodFacts) -> Option<Place> {
     let place = refused(key, object, why, &pod.who.namespace);
-    let held = pod.items().any(|(named, item)| named == *key && item.role.has_token());
+    let held = pod.items().any(|(named, item)| named == key && item.role.has_token());
     let skips = held && runs::skips(pod);
     match place {
         Place::Refused { message, .. } if skips && why == Refused::NotFree => {
@@ -200,7 +227,7 @@ mod tests {
     #[test]
     fn names_are_those_of_the_readers_namespace() {
         let object = held_by("a");
-        let line = |object: Option<&Object>, namespace: &str| waiting(&key(), object, &Holders::of(object), Why::InLine, (1, 2), namespace);
+        let line = |object: Option<&Object>, namespace: &str| waiting(&key(), object, Why::InLine, (1, 2), namespace);
         assert_eq!(line(Some(&object), "shop"), "waiting for mutex/db: 1 of 2 in line, held by job/a");
         assert_eq!(line(Some(&object), "bank"), "waiting for mutex/shop/db: 1 of 2 in line, held by job/shop/a");
         assert_eq!(line(None, "shop"), "waiting for mutex/db, which does not exist yet");
@@ -240,7 +267,7 @@ mod tests {
         let (_, message) = refusal(&key, Some(&semaphore), Refused::TimedOut, "shop");
         assert_eq!(message, "timed out waiting for semaphore/x; 0 of 2 permits are held");
         let (key, paused) = read::<Semaphore>("Semaphore", json!({"permits": 0}), json!({}));
-        let line = waiting(&key, Some(&paused), &Holders::of(Some(&paused)), Why::TooWide, (1, 1), "shop");
+        let line = waiting(&key, Some(&paused), Why::TooWide, (1, 1), "shop");
         assert_eq!(line, "waiting for semaphore/x: it is paused, with no permits");
         assert_eq!(claim_waits(&key, Some(&paused), Some(Why::TooWide), true).as_deref(), Some(line.as_str()));
     }
@@ -254,7 +281,7 @@ mod tests {
         ]);
         let mut status = json!({"phase": "Waiting", "waitsFor": "job/b", "met": "1 of 2", "conditionStatuses": statuses});
         let (key, gate) = read::<Gate>("Gate", json!({ "conditions": conditions }), status.clone());
-        let line = waiting(&key, Some(&gate), &Holders::of(Some(&gate)), Why::Shut, (1, 1), "shop");
+        let line = waiting(&key, Some(&gate), Why::Shut, (1, 1), "shop");
         assert_eq!(line, "waiting for gate/x: not met: job/b has failed");
         (status["phase"], status["waitsFor"]) = ("Failed".into(), Value::Null);
         let (key, gate) = read::<Gate>("Gate", json!({ "conditions": conditions }), status);
@@ -269,7 +296,7 @@ mod tests {
         let (key, object) = read::<Barrier>("Barrier", json!({"expected": 3}), status);
         let Place::Refused { message, .. } = refused(&key, Some(&object), Refused::Failed, "shop") else { panic!() };
         assert_eq!(message, "barrier/x has failed, its timeout is over; 1 of 3 have arrived: job/a");
-        let line = waiting(&key, Some(&object), &Holders::of(Some(&object)), Why::Shut, (1, 1), "shop");
+        let line = waiting(&key, Some(&object), Why::Shut, (1, 1), "shop");
         assert_eq!(line, "waiting for barrier/x: 1 of 3 have arrived: job/a");
     }
 }

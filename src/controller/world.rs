@@ -2,7 +2,7 @@
 //! and sessions put facts in, turns read them. The picture may propose; only what is read live, or written, disposes.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -25,6 +25,9 @@ use crate::{
 /// How long a Pod whose acquire step runs without a session keeps those behind it waiting: longer than an agent takes to come back.
 pub const EXPECTED_FOR: Duration = Duration::from_secs(15);
 
+/// Proofs that are kept to save reading again.
+const MOST_GONE: usize = 10_000;
+
 /// The picture, shared by watches, sessions and turns.
 #[derive(Debug, Default)]
 pub struct World {
@@ -43,11 +46,11 @@ pub struct State {
     /// Pods with injected steps, by UID.
     pub pods: HashMap<String, Arc<PodFacts>>,
     /// Jobs that hold, by UID.
-    pub jobs: HashMap<String, JobFacts>,
+    pub jobs: HashMap<String, Arc<JobFacts>>,
     /// Claims, by UID.
     pub claims: HashMap<String, Arc<ClaimFacts>>,
-    /// Claims by the primitives that they name.
-    pub claims_of: HashMap<Key, BTreeSet<String>>,
+    /// Claims by the primitives that they name, and by UID.
+    pub claims_of: HashMap<Key, BTreeMap<String, Arc<ClaimFacts>>>,
     /// Since when the Claims that hold have not been renewed.
     pub renewed: HashMap<String, Renewed>,
     /// When Claims that wait were last told for what.
@@ -68,7 +71,7 @@ pub struct State {
     pub reports: HashMap<(String, Key), runs::Report>,
     /// Wrapped Pods whose command has ended, until their container is seen to have ended too, or asks again.
     pub between_runs: HashSet<String>,
-    /// Pods of holders, and Claims, that a live read proved to be gone: saves reading again.
+    /// Pods of holders, and Claims, that are proven to be gone: saves reading again.
     pub gone: HashSet<String>,
     /// What those who wait without a session were last said to wait for, in an Event, and whether that existed.
     pub announced: HashMap<String, (Key, bool)>,
@@ -78,14 +81,14 @@ pub struct State {
     pub asks: HashMap<String, Key>,
     /// Ends and arrivals of which a primitive wants to hear no more.
     pub settled: HashSet<(String, Key)>,
-    /// Pods by the primitives that they name.
-    pub pods_of: HashMap<Key, BTreeSet<String>>,
+    /// Pods by the primitives that they name, and by UID.
+    pub pods_of: HashMap<Key, BTreeMap<String, Arc<PodFacts>>>,
     /// The Jobs that Gates wait for, by namespace and name, as far as they were looked for; `None` where there is none.
     pub named_jobs: HashMap<(String, String), Option<NamedJob>>,
     /// Gates that wait, by the primitives and the Jobs that their conditions name.
     pub gates_on: HashMap<Named, BTreeSet<Key>>,
-    /// Jobs by the primitives that they name.
-    pub jobs_of: HashMap<Key, BTreeSet<String>>,
+    /// Jobs by the primitives that they name, and by UID.
+    pub jobs_of: HashMap<Key, BTreeMap<String, Arc<JobFacts>>>,
     /// Whether Gates have begun or ceased to wait for something.
     pub gates_moved: bool,
     /// Primitives that need a turn.
@@ -218,9 +221,15 @@ impl State {
         if pod.step != AcquireStep::Running {
             self.between_runs.remove(pod.uid());
         }
+        // Its annotations are frozen; but if they are not, it is not to be found under what they said before.
+        if let Some(known) = self.pods.get(pod.uid()) {
+            for (key, _) in known.items() {
+                forget(&mut self.pods_of, key, pod.uid());
+            }
+        }
         for (key, _) in pod.items() {
-            self.pods_of.entry(key.clone()).or_default().insert(pod.uid().to_owned());
-            self.dirty.insert(key);
+            self.pods_of.entry(key.clone()).or_default().insert(pod.uid().to_owned(), pod.clone());
+            self.dirty.insert(key.clone());
         }
         self.pods.insert(pod.uid().to_owned(), pod);
     }
@@ -229,14 +238,14 @@ impl State {
     pub fn remove_pod(&mut self, uid: &str) {
         let Some(pod) = self.pods.remove(uid) else { return };
         for (key, _) in pod.items() {
-            forget(&mut self.pods_of, &key, uid);
+            forget(&mut self.pods_of, key, uid);
             self.settled.remove(&(uid.to_owned(), key.clone()));
             self.slow.remove(&(uid.to_owned(), key.clone()));
-            self.dirty.insert(key);
+            self.dirty.insert(key.clone());
         }
         for (key, _) in pod.items() {
             self.hinted.remove(&(uid.to_owned(), key.clone()));
-            self.reports.remove(&(uid.to_owned(), key));
+            self.reports.remove(&(uid.to_owned(), key.clone()));
         }
         self.between_runs.remove(uid);
         self.without_session.remove(uid);
@@ -248,27 +257,37 @@ impl State {
         }
     }
 
+    /// It is proven that there is no Pod or Claim of this UID any more.
+    pub fn remember_gone(&mut self, uid: &str) {
+        if self.gone.len() >= MOST_GONE {
+            self.gone.clear();
+        }
+        self.gone.insert(uid.to_owned());
+    }
+
     /// A Job was seen.
-    pub fn put_job(&mut self, job: JobFacts) {
+    pub fn put_job(&mut self, job: impl Into<Arc<JobFacts>>) {
+        let job = job.into();
         let known = self.jobs.get(&job.who.uid);
         if known == Some(&job) {
             return;
         }
         // One that has not started may be edited.
-        let left: Vec<Key> = known.into_iter().flat_map(|known| known.items().map(|(key, _)| key)).collect();
+        let left: Vec<Key> = known.into_iter().flat_map(|known| known.items().map(|(key, _)| key.clone())).collect();
         for key in left {
             forget(&mut self.jobs_of, &key, &job.who.uid);
             self.dirty.insert(key);
         }
         for (key, _) in job.items() {
-            self.jobs_of.entry(key.clone()).or_default().insert(job.who.uid.clone());
-            self.dirty.insert(key);
+            self.jobs_of.entry(key.clone()).or_default().insert(job.who.uid.clone(), job.clone());
+            self.dirty.insert(key.clone());
         }
         self.jobs.insert(job.who.uid.clone(), job);
     }
 
     /// A Job was read because it was not in the picture. What a watch has brought since then may be newer than the read, and nothing would bring it again.
-    pub fn meet_job(&mut self, job: JobFacts) {
+    pub fn meet_job(&mut self, job: impl Into<Arc<JobFacts>>) {
+        let job = job.into();
         if !self.jobs.contains_key(&job.who.uid) {
             self.put_job(job);
         }
@@ -288,10 +307,10 @@ impl State {
         self.announced.remove(uid);
         self.asks.remove(uid);
         for (key, _) in job.items() {
-            forget(&mut self.jobs_of, &key, uid);
+            forget(&mut self.jobs_of, key, uid);
             self.settled.remove(&(uid.to_owned(), key.clone()));
             self.slow.remove(&(uid.to_owned(), key.clone()));
-            self.dirty.insert(key);
+            self.dirty.insert(key.clone());
         }
     }
 
@@ -307,8 +326,12 @@ impl State {
             (Some(Outage::Removed), Some((_, since))) => drop(self.unreachable.insert(name.to_owned(), (Outage::Removed, since))),
             (Some(outage), _) => drop(self.unreachable.insert(name.to_owned(), (outage, Instant::now()))),
         }
-        let affected: Vec<Key> =
-            self.pods.values().filter(|pod| pod.node.as_deref() == Some(name)).flat_map(|pod| pod.items().map(|(key, _)| key)).collect();
+        let affected: Vec<Key> = self
+            .pods
+            .values()
+            .filter(|pod| pod.node.as_deref() == Some(name))
+            .flat_map(|pod| pod.items().map(|(key, _)| key.clone()))
+            .collect();
         self.dirty.extend(affected);
     }
 
@@ -344,7 +367,7 @@ impl State {
         self.without_session.remove(pod.uid());
         self.between_runs.remove(pod.uid());
         self.sessions.insert(pod.uid().to_owned(), session);
-        self.dirty.extend(pod.items().map(|(key, _)| key));
+        self.dirty.extend(pod.items().map(|(key, _)| key.clone()));
     }
 
     /// A session ended.
@@ -353,7 +376,7 @@ impl State {
             self.sessions.remove(pod_uid);
             if let Some(pod) = self.pods.get(pod_uid) {
                 self.without_session.insert(pod_uid.to_owned(), Instant::now());
-                self.dirty.extend(pod.items().map(|(key, _)| key));
+                self.dirty.extend(pod.items().map(|(key, _)| key.clone()));
             }
         }
     }
@@ -365,7 +388,7 @@ impl State {
         }
         for (key, _) in pod.items() {
             self.hinted.insert((pod.uid().to_owned(), key.clone()));
-            self.dirty.insert(key);
+            self.dirty.insert(key.clone());
         }
     }
 
@@ -389,13 +412,18 @@ impl State {
 }
 
 /// Takes a UID out of an index by primitive.
-pub fn forget(index: &mut HashMap<Key, BTreeSet<String>>, key: &Key, uid: &str) {
+pub fn forget<T>(index: &mut HashMap<Key, BTreeMap<String, T>>, key: &Key, uid: &str) {
     if let Some(uids) = index.get_mut(key) {
         uids.remove(uid);
         if uids.is_empty() {
             index.remove(key);
         }
     }
+}
+
+/// All that an index has under a primitive, in the order of their UIDs.
+pub fn under<'a, T>(index: &'a HashMap<Key, BTreeMap<String, Arc<T>>>, key: &Key) -> impl Iterator<Item = &'a Arc<T>> + use<'a, T> {
+    index.get(key).into_iter().flat_map(BTreeMap::values)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use tracing::warn;
 use super::{
     identity::{Identities, Identity, IdentityError},
     protocol::{Ended, Held, Problem, Progress, Verified},
-    session::Place,
+    session::{Place, Waits},
 };
 use crate::{
     controller::{Context, PodFacts, SessionGuard},
@@ -215,7 +215,7 @@ struct Line {
     guard: SessionGuard,
     place: watch::Receiver<Place>,
     beat: Interval,
-    said: Option<String>,
+    said: Option<Waits>,
     done: bool,
 }
 
@@ -237,8 +237,9 @@ impl Line {
             };
             let place = self.place.borrow().clone();
             match place {
-                Place::Waiting(message) if self.said.as_ref() != Some(&message) => {
-                    self.said = Some(message.clone());
+                Place::Waiting(waits) if self.said.as_ref() != Some(&waits) => {
+                    let message = waits.to_string();
+                    self.said = Some(waits);
                     return Some(Progress::Waiting { message });
                 }
                 Place::Granted(tokens) => {

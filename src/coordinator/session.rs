@@ -2,7 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::{sync::watch, time::Instant};
@@ -10,14 +14,35 @@ use tokio::{sync::watch, time::Instant};
 use super::protocol::{Reason, Token};
 use crate::controller::Key;
 
+/// For what a Pod waits. Its place in line is its own; the words around that are those of everybody in the line, and there once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waits {
+    /// What comes before the place.
+    pub before: Arc<str>,
+    /// The place, if there is a line.
+    pub place: Option<usize>,
+    /// What comes after it.
+    pub after: Arc<str>,
+}
+
+impl fmt::Display for Waits {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { before, place, after } = self;
+        match place {
+            Some(place) => write!(out, "{before}{place}{after}"),
+            None => write!(out, "{before}{after}"),
+        }
+    }
+}
+
 /// Where a waiting Pod stands.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Place {
     /// Nobody has looked yet.
     #[default]
     Unknown,
-    /// It waits; the text says for what and behind whom.
-    Waiting(String),
+    /// It waits: for what, and behind whom.
+    Waiting(Waits),
     /// It holds all that it asked for.
     Granted(Vec<Token>),
     /// There is nothing to do for its wrapped command.

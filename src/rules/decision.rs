@@ -136,7 +136,7 @@ pub struct Queued {
 }
 
 /// Why a request waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Why {
     /// Too few permits are free, or somebody is in front of it.
     InLine,

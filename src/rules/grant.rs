@@ -249,7 +249,7 @@ impl Room {
         } else {
             self.free -= weight(request.mode, request.permits);
             self.entries += 1;
-            let Who { kind, namespace, name, uid } = request.who.clone();
+            let Who { kind, namespace, name, uid } = (*request.who).clone();
             let (permits, mode, pods, since) = (request.permits, request.mode, admitted.collect(), Time(turn.now));
             let holder = Holder { uid, kind, namespace, name, token, permits, mode, since, pods, renewals: 0, expires_at: None };
             self.places.insert(holder.uid.clone(), turn.decision.holders.len());
@@ -265,7 +265,7 @@ fn executed(turn: &Turn<'_>) -> bool {
 }
 
 fn granted(turn: &mut Turn<'_>, request: &Request, token: i64, new: bool) {
-    turn.decision.granted.push(Grant { asker: request.asker().to_owned(), who: request.who.clone(), token, new });
+    turn.decision.granted.push(Grant { asker: request.asker().to_owned(), who: (*request.who).clone(), token, new });
 }
 
 /// The token of a request whose holder holds already, if it was let in itself.

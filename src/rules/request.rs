@@ -1,6 +1,6 @@
 //! What goes into a decision: who asks for how much, how patiently, and what is known about those that hold.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -87,7 +87,7 @@ pub struct Facts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Who will hold.
-    pub who: Who,
+    pub who: Arc<Who>,
     /// Under a Job's hold: the Pod that wants to be let in.
     pub pod: Option<PodRef>,
     /// Permits wanted, at least 1; 1 for every kind but a Semaphore.

@@ -17,7 +17,7 @@ use crate::{
     numbers::Times,
     paper,
     report::Figure,
-    stage::{Cluster, Stage, until},
+    stage::{Cluster, Stage, empty, until},
 };
 
 /// The group of the copies.
@@ -109,6 +109,8 @@ pub async fn of_handoffs(cluster: &Cluster) -> anyhow::Result<Floor> {
         while !matches!(written.try_next().await?.context("the watch ended")?, WatchEvent::Modified(_)) {}
         floor.claim.push(began.elapsed());
     }
+    empty(&claims.api).await?;
+    empty(&mutexes.api).await?;
     stage.close().await?;
     Ok(floor)
 }
@@ -138,7 +140,7 @@ pub async fn write_rate(cluster: &Cluster) -> anyhow::Result<f64> {
     for writers in [16, 32, 64, 128] {
         best = best.max(writes(&mutexes, writers, Duration::from_secs(1)).await?);
     }
-    stage.close().await?;
+    empty(&mutexes.api).await?;
     Ok(best)
 }
 

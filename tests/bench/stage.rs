@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use anyhow::{Context, bail};
 use http::Request;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
-use konductor::api::Claim;
+use konductor::api::{Barrier, Claim, Mutex, Semaphore};
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, ListParams, PostParams},
@@ -61,11 +61,11 @@ impl Cluster {
         Ok(of_it.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
-    /// Writes of objects of this resource that the API server has made to etcd.
+    /// Writes of objects of this resource of konductor's that the API server has made to etcd.
     pub async fn writes(&self, resource: &str) -> anyhow::Result<f64> {
         let mut all = 0.0;
         for operation in ["create", "update", "delete"] {
-            let labels = [&format!("operation=\"{operation}\"")[..], &format!("resource=\"{resource}\"")];
+            let labels = [&format!("operation=\"{operation}\"")[..], "group=\"konductor.io\"", &format!("resource=\"{resource}\"")];
             all += self.counted("etcd_requests_total", &labels).await?;
         }
         Ok(all)
@@ -110,14 +110,21 @@ impl Stage {
         Ok(self.api::<K>().create(&PostParams::default(), &serde_json::from_value(object)?).await?)
     }
 
-    /// Takes the Pods and Claims away, so that they do not disturb what is measured next; the rest goes by itself.
+    /// Empties it, and waits until that is done: else it would be part of what is measured next. (To take the namespace itself away lasts ten seconds.)
     pub async fn close(self) -> anyhow::Result<()> {
-        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
-        self.api::<Pod>().delete_collection(&now, &ListParams::default()).await?;
-        self.api::<Claim>().delete_collection(&now, &ListParams::default()).await?;
-        Api::<Namespace>::all(self.client.clone()).delete(&self.namespace, &DeleteParams::default()).await?;
-        Ok(())
+        empty(&self.api::<Pod>()).await?;
+        empty(&self.api::<Claim>()).await?;
+        empty(&self.api::<Mutex>()).await?;
+        empty(&self.api::<Semaphore>()).await?;
+        empty(&self.api::<Barrier>()).await
     }
+}
+
+/// Deletes all of a kind, and waits until they are gone.
+pub async fn empty<K: Resource + Clone + DeserializeOwned + std::fmt::Debug>(api: &Api<K>) -> anyhow::Result<()> {
+    let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    api.delete_collection(&now, &ListParams::default()).await?;
+    until("all are gone", async || Ok(api.list_metadata(&ListParams::default().limit(1)).await?.items.is_empty())).await
 }
 
 /// Waits until something is so.

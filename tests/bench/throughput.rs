@@ -17,8 +17,9 @@ pub async fn semaphore(cluster: &Cluster) -> anyhow::Result<Vec<Figure>> {
     for permits in [1, 10, 100, 1000] {
         let stage = cluster.stage("semaphore").await?;
         stage.make::<Semaphore>("s", json!({ "permits": permits })).await?;
-        // Half as many again wait, so that a permit that comes free finds somebody.
-        let pods = paper::pods(&stage, permits + permits / 2 + 10, "konductor.io/semaphore", |_| "s;strategy=wrap".to_owned()).await?;
+        // Half as many again wait, so that a permit that comes free finds somebody; and no Pod asks more often than one may.
+        let crowd = (permits + permits / 2).max(400);
+        let pods = paper::pods(&stage, crowd, "konductor.io/semaphore", |_| "s;strategy=wrap".to_owned()).await?;
         let mut crowd = Crowd::start(pods).await?;
         crowd.rate(WARM).await?;
         let before = cluster.writes("semaphores").await?;

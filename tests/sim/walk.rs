@@ -183,7 +183,7 @@ impl Walk<'_> {
             let Participant { job, permits, priority, mode } = self.participants[participant];
             let kind = if job { HolderKind::Job } else { HolderKind::Pod };
             Request {
-                who: Who { kind, namespace: "ns".into(), name: String::new(), uid: self.uid(participant) },
+                who: Who { kind, namespace: "ns".into(), name: String::new(), uid: self.uid(participant) }.into(),
                 pod: job.then(|| PodRef { uid: Self::name(*pod), name: String::new() }),
                 permits,
                 mode,

@@ -54,6 +54,8 @@ pub struct Answers<'a> {
     fates: HashMap<&'a str, Fate>,
     holders: HashMap<&'a str, &'a Holder>,
     released: HashMap<&'a str, &'a Release>,
+    /// What nearly all who wait are told.
+    in_line: Option<String>,
 }
 
 /// What became of a request, a wait, an arrival or a step by hand.
@@ -86,6 +88,7 @@ impl<'a> Answers<'a> {
             fates: fates.map(|(uid, fate)| (uid.as_str(), fate)).collect(),
             holders: after.into_iter().flat_map(Object::holders).map(|holder| (holder.uid.as_str(), holder)).collect(),
             released: decision.released.iter().map(|release| (release.holder.uid.as_str(), release)).collect(),
+            in_line: words::claim_waits(key, after, Some(Why::InLine), false),
         }
     }
 
@@ -124,6 +127,7 @@ impl<'a> Answers<'a> {
                 reasons::DENIED,
                 format!("denied: the counter of {name} would fall below zero, counting only what was added by hand"),
             ),
+            Some(Fate::Queued { why: Why::InLine, first: false }) => self.in_line.clone().map(Answer::Waits),
             Some(Fate::Queued { why, first }) => words::claim_waits(key, after, Some(why), first).map(Answer::Waits),
             None => words::claim_waits(key, after, None, false).map(Answer::Waits),
         }
@@ -208,6 +212,11 @@ pub fn status(claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> ClaimStatu
     };
     let message = (phase != ClaimPhase::Granted).then_some(text);
     ClaimStatus { observed_generation: generation, conditions, phase, token, granted_at, expires_at, message }
+}
+
+/// Whether a status says this for what its Claim waits.
+pub fn says(status: &ClaimStatus, text: &str) -> bool {
+    status.message.as_ref().is_some_and(|message| message.chars().eq(text.chars().take(LONGEST)))
 }
 
 /// As it will be read again: to the second.

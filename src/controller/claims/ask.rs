@@ -12,7 +12,7 @@ use crate::{
         examine::Suspect,
         gather::{Gathered, sooner},
         object::{Key, Object},
-        world::State,
+        world::{State, under},
     },
     planted,
     rules::{ClaimEnd, Decision, Evidence, Patience, Refusal, Refused},
@@ -21,7 +21,7 @@ use crate::{
 /// Adds to the facts what Claims ask of this primitive, and which of those that it remembers it may forget.
 pub fn ask(state: &State, key: &Key, object: Option<&Object>, gathered: &mut Gathered) {
     let priority = object.map_or(0, Object::default_priority);
-    for claim in state.claims_of.get(key).into_iter().flatten().filter_map(|uid| state.claims.get(uid)) {
+    for claim in under(&state.claims_of, key) {
         let again = claim.phase() == ClaimPhase::Expired && planted::bug("claim-let-in-again");
         if claim.settled() && !claim.owes() && !again {
             continue;
@@ -52,6 +52,10 @@ pub(super) fn over(uid: &str, how: ClaimEnd) -> Evidence {
 
 /// What is known about a Claim that holds: whether it should be looked at, and until when it has time.
 pub fn examine(state: &mut State, object: &Object, holder: &Holder, at: At, gathered: &mut Gathered) {
+    if state.gone.contains(&holder.uid) {
+        gathered.facts.evidence.extend(prove(holder, None));
+        return;
+    }
     let suspect = |unrenewed| Suspect::Claim { holder: holder.clone(), unrenewed };
     let Some(claim) = state.claims.get(&holder.uid).cloned().filter(|claim| claim.end_of(holder.token).is_none()) else {
         gathered.suspects.push(suspect(None));

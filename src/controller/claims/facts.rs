@@ -1,6 +1,6 @@
 //! What konductor keeps of a Claim, and what follows from it alone. Pure.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::Resource;
@@ -17,7 +17,7 @@ use crate::{
 pub struct ClaimFacts {
     /// The Claim itself, by its own name: holders are looked for by the name under which they are recorded, and a name that people chose would find
     /// nobody, which would look like the end of the hold.
-    pub who: Who,
+    pub who: Arc<Who>,
     /// The primitive that it names, in its own namespace.
     pub key: Key,
     /// All of it: its status is written back as a whole.
@@ -33,7 +33,7 @@ impl ClaimFacts {
         let namespace = meta.namespace.clone().unwrap_or_default();
         let (name, uid) = (meta.name.clone().unwrap_or_default(), meta.uid.clone().unwrap_or_default());
         let key = Key { kind: kind_of(claim.spec.kind), namespace: namespace.clone(), name: claim.spec.name.clone() };
-        Self { who: Who { kind: HolderKind::Claim, namespace, name, uid }, key, claim }
+        Self { who: Arc::new(Who { kind: HolderKind::Claim, namespace, name, uid }), key, claim }
     }
 
     /// Its UID.
@@ -146,7 +146,7 @@ impl ClaimFacts {
     /// Its arrival at a Barrier, under the name of its holder: the same one may arrive again through another Claim.
     pub fn participant(&self) -> Participant {
         let name = self.claim.spec.holder.clone().unwrap_or_else(|| self.who.name.clone());
-        Participant { who: Who { name, ..self.who.clone() }, at: self.created() }
+        Participant { who: Who { name, ..(*self.who).clone() }, at: self.created() }
     }
 
     /// What it does by hand, if that is its operation.
@@ -160,7 +160,7 @@ impl ClaimFacts {
             Operation::Close => Step::Close,
             Operation::Reset => Step::Reset,
         };
-        let Who { uid, namespace, .. } = self.who.clone();
+        let Who { uid, namespace, .. } = (*self.who).clone();
         let by = spec.holder.clone().unwrap_or_else(|| self.who.to_string());
         Some(Adjustment { uid, namespace, by, at: self.created(), step })
     }

@@ -7,7 +7,7 @@ use futures::{StreamExt, stream};
 
 use super::ask::over;
 use crate::{
-    controller::{Context, gather::Gathered, object::Key, turn::MOST_GONE},
+    controller::{Context, gather::Gathered, object::Key},
     rules::ClaimEnd,
 };
 
@@ -42,10 +42,7 @@ pub async fn look(context: &Context, key: &Key, gathered: &mut Gathered) -> Resu
     let there: HashSet<String> = context.eye.claims(&key.namespace).await?;
     let mut state = context.world.lock();
     for uid in gathered.unknown_claims.iter().filter(|uid| !there.contains(*uid)) {
-        if state.gone.len() >= MOST_GONE {
-            state.gone.clear();
-        }
-        state.gone.insert(uid.clone());
+        state.remember_gone(uid);
         gathered.facts.evidence.push(over(uid, ClaimEnd::Gone));
     }
     Ok(())

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::ClaimFacts;
 use crate::controller::{
-    ask::At,
+    ask::{self, At},
+    object::Key,
     world::{State, forget},
 };
 
@@ -28,9 +29,10 @@ impl State {
         if self.claims.get(claim.uid()).is_some_and(|known| known.revision() >= claim.revision()) {
             return;
         }
-        self.claims_of.entry(claim.key.clone()).or_default().insert(claim.uid().to_owned());
+        let claim = Arc::new(claim);
+        self.claims_of.entry(claim.key.clone()).or_default().insert(claim.uid().to_owned(), claim.clone());
         self.dirty.insert(claim.key.clone());
-        self.claims.insert(claim.uid().to_owned(), Arc::new(claim));
+        self.claims.insert(claim.uid().to_owned(), claim);
     }
 
     /// A Claim was read or written by us. One that the watch does not know (any more) is left to the watch.
@@ -47,6 +49,14 @@ impl State {
         self.renewed.remove(uid);
         self.said.remove(uid);
         self.dirty.insert(claim.key.clone());
+    }
+
+    /// A Claim of this UID was deleted, as the API server's own log of changes says: unlike an absence, that is proof.
+    pub fn deleted_claim(&mut self, key: &Key, uid: &str) {
+        if self.objects.get(key).is_some_and(|object| ask::holds(object, uid)) {
+            self.remember_gone(uid);
+        }
+        self.remove_claim(uid);
     }
 
     /// Since when a Claim that holds has been at this number of renewals; since now, if we have not seen it so before.

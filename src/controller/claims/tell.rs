@@ -14,7 +14,7 @@ use tracing::info;
 
 use super::{
     ClaimFacts,
-    answer::{Answer, Answers, ends, expired, holds_no_more, status},
+    answer::{Answer, Answers, ends, expired, holds_no_more, says, status},
     ask::prove,
     look::AT_ONCE,
 };
@@ -109,18 +109,21 @@ pub async fn tell(
             }
         }
     }
-    let writes = answers.into_iter().map(async |(claim, answer)| write(context, key, &claim, &answer, now).await.map(|_| ()));
-    done.extend(stream::iter(writes).buffered(AT_ONCE).collect::<Vec<_>>().await);
+    // Those who may go on come first: for what the others wait is only a word.
+    let (words, answers): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(_, answer)| matches!(answer, Answer::Waits(_)));
+    for part in [answers, words] {
+        let writes = part.into_iter().map(async |(claim, answer)| write(context, key, &claim, &answer, now).await.map(|_| ()));
+        done.extend(stream::iter(writes).buffered(AT_ONCE).collect::<Vec<_>>().await);
+    }
     done.into_iter().collect()
 }
 
 /// Whether the answer is to be written: it says something new, and nobody is told for what it waits again and again.
 fn says_more(state: &mut State, key: &Key, claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> bool {
-    if claim.claim.status.as_ref() == Some(&status(claim, answer, now)) {
+    let Answer::Waits(text) = answer else { return claim.claim.status.as_ref() != Some(&status(claim, answer, now)) };
+    let said = claim.claim.status.as_ref().filter(|said| said.observed_generation == claim.claim.metadata.generation);
+    if said.is_some_and(|said| says(said, text)) {
         return false;
-    }
-    if !matches!(answer, Answer::Waits(_)) {
-        return true;
     }
     let said = state.said.get(claim.uid()).map(|said| *said + SAY_EVERY);
     if let Some(due) = said.filter(|due| Instant::now() < *due) {

@@ -53,7 +53,7 @@ fn who(kind: HolderKind, name: &str) -> Who {
 
 fn asks(name: &str) -> Request {
     Request {
-        who: who(HolderKind::Pod, name),
+        who: who(HolderKind::Pod, name).into(),
         pod: None,
         permits: 1,
         mode: None,
@@ -132,7 +132,7 @@ fn an_rwmutex_tells_readers_from_writers() {
 
 #[test]
 fn a_lease_shows_renewals_and_expiry() {
-    let claim = Request { who: who(HolderKind::Claim, "ann"), ..asks("ann") };
+    let claim = Request { who: who(HolderKind::Claim, "ann").into(), ..asks("ann") };
     let renewed = Evidence::Renewed { uid: "ann".into(), renewals: 3, expires_at: at(60) + jiff::SignedDuration::from_millis(7) };
     let (held, _) = write(&object::<Lease>(json!({"priority": 7})), &requests(&[claim]), 5);
     assert_eq!(held.default_priority(), 7);

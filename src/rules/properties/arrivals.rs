@@ -68,7 +68,7 @@ impl World {
                 let who = who(HolderKind::Job, &uid);
                 self.facts.arrivals.push(Participant { who: who.clone(), at: at(self.now) });
                 let over = self.facts.evidence.contains(&Evidence::JobOver { uid });
-                if !over && !self.facts.requests.iter().any(|known| known.who == who) {
+                if !over && !self.facts.requests.iter().any(|known| *known.who == who) {
                     let pod = PodRef { uid: format!("pod-{participant}"), name: String::new() };
                     self.facts.requests.push(Request { pod: Some(pod), ..request(who, 0) });
                 }

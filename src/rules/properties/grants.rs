@@ -91,7 +91,7 @@ impl World {
             (HolderKind::Pod, pod, None)
         };
         Request {
-            who: Who { kind, namespace: "ns".into(), name: format!("{participant}"), uid },
+            who: Who { kind, namespace: "ns".into(), name: format!("{participant}"), uid }.into(),
             pod,
             permits,
             mode: None,
@@ -347,8 +347,8 @@ fn nothing_is_granted_in_the_second_of_creation() {
 
 #[test]
 fn another_namespace_needs_consent() {
-    let mut stranger = pod_request("a", 1, 0);
-    stranger.who.namespace = "elsewhere".into();
+    let known = pod_request("a", 1, 0);
+    let stranger = Request { who: Who { namespace: "elsewhere".into(), ..(*known.who).clone() }.into(), ..known };
     let mut primitive = semaphore(1);
     assert_eq!(ask(&primitive, &[stranger.clone()], &[], later()).refused[0].why, Refused::NotAllowed);
     primitive.allowed_namespaces = vec!["elsewhere".into()];

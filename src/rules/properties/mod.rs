@@ -41,7 +41,7 @@ fn who(kind: HolderKind, uid: &str) -> Who {
 
 fn request(who: Who, age: i64) -> Request {
     Request {
-        who,
+        who: who.into(),
         pod: None,
         permits: 1,
         mode: None,
