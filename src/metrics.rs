@@ -5,6 +5,7 @@
 //! `increase` would not see the first thing that happens otherwise.
 
 use std::{
+    collections::HashSet,
     fmt::Debug,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -147,10 +148,10 @@ impl Metrics {
     /// A decision was written, or needed no writing.
     pub fn decided(&self, kind: Kind, decision: &Decision, requests: &[Request], now: Timestamp) {
         let of = OfKind { kind: kind.word() };
-        for grant in decision.granted.iter().filter(|grant| grant.new) {
+        let granted: HashSet<&str> = decision.granted.iter().filter(|grant| grant.new).map(|grant| grant.asker.as_str()).collect();
+        for request in requests.iter().filter(|request| !granted.is_empty() && granted.contains(request.asker())) {
             self.grants.get_or_create(&of).inc();
-            let request = requests.iter().find(|request| request.asker() == grant.asker);
-            if let Some(waited) = request.and_then(|request| Duration::try_from(now.duration_since(request.created)).ok()) {
+            if let Ok(waited) = Duration::try_from(now.duration_since(request.created)) {
                 self.waits.0.get_or_create(&of).observe(waited.as_secs_f64());
             }
         }

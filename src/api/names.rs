@@ -8,6 +8,8 @@ pub const VERSION: &str = "v1";
 
 /// Prefix of the annotations a person writes.
 pub const USER_PREFIX: &str = "konductor.io/";
+/// The annotation that switches konductor off where it is `false`.
+pub const INJECT: &str = "konductor.io/inject";
 /// Prefix of the annotations that only konductor writes.
 pub const STATUS_PREFIX: &str = "status.konductor.io/";
 

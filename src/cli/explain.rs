@@ -10,6 +10,7 @@ use super::{
     output::{Failure, Format, tell},
 };
 use crate::{
+    api::names,
     inject::Settings,
     plan::{Item, On, OnConflict, OnLost, OnTimeout, Plan, Release, Role, Strategy, Subject, parse},
 };
@@ -48,7 +49,7 @@ fn of_object(object: &Value, default_namespace: &str) -> Option<Value> {
     let namespace = text("/metadata/namespace").unwrap_or_default();
     let namespace = if namespace.is_empty() { default_namespace } else { namespace };
     let name = text("/metadata/name").or_else(|| text("/metadata/generateName")).unwrap_or_default();
-    let (refused, warnings) = match inject::admit(&Settings::anywhere(), object, default_namespace) {
+    let (refused, mut warnings) = match inject::admit(&Settings::anywhere(), object, default_namespace) {
         Ok((_, warnings)) => (None, warnings),
         Err(words) => (Some(words), Vec::new()),
     };
@@ -70,12 +71,22 @@ fn of_object(object: &Value, default_namespace: &str) -> Option<Value> {
         Some((parse(&annotations, *subject).ok()??.in_namespace(namespace), *subject, *who))
     });
     if plan.is_none() && refused.is_none() && warnings.is_empty() {
+        warnings.extend(idle(object, kind).filter(|_| !["Pod", "Job", "CronJob"].contains(&kind)));
+    }
+    if plan.is_none() && refused.is_none() && warnings.is_empty() {
         return None;
     }
     let (holder, lines) = plan.as_ref().map_or((None, Vec::new()), |(plan, subject, who)| (Some(*who), lines(plan, *subject, namespace)));
     Some(json!({
         "kind": kind, "namespace": namespace, "name": name, "holder": holder, "steps": lines, "warnings": warnings, "refused": refused,
     }))
+}
+
+/// What is said of annotations that nobody reads.
+fn idle(object: &Value, kind: &str) -> Option<String> {
+    let annotations = object.pointer("/metadata/annotations").and_then(Value::as_object)?;
+    let key = annotations.keys().find(|key| key.starts_with(names::USER_PREFIX) && *key != names::INJECT)?;
+    Some(format!("{key} does nothing on a {kind}: it is read on a Pod, a Job, a CronJob and the pod template of whatever else makes Pods"))
 }
 
 /// What a plan comes to, in the order in which it happens.
@@ -222,6 +233,15 @@ mod tests {
     fn what_would_be_refused_is_told_in_the_words_of_the_webhook() {
         let text = explained(&job("{konductor.io/mutx: db}"));
         assert!(text.contains("would be refused") && text.contains("did you mean `konductor.io/mutex`?"), "{text}");
+    }
+
+    #[test]
+    fn an_annotation_that_nobody_reads_is_told() {
+        for kind in ["ConfigMap", "Jbo"] {
+            let text =
+                explained(&format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: c, annotations: {{konductor.io/mutex: db}}}}\n"));
+            assert!(text.contains(&format!("konductor.io/mutex does nothing on a {kind}")), "{text}");
+        }
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub fn admit(settings: &Settings, object: &Value, default_namespace: &str) -> Re
 /// Whether the API server does not even ask: with `konductor.io/inject: "false"`, unless it was injected before.
 fn is_switched_off(object: &Value) -> bool {
     let entry = |map: &str, key: &str| object.pointer(map).and_then(|map| map.get(key)).and_then(Value::as_str);
-    entry("/metadata/annotations", "konductor.io/inject") == Some("false") && entry("/metadata/labels", names::INJECTED_LABEL).is_none()
+    entry("/metadata/annotations", names::INJECT) == Some("false") && entry("/metadata/labels", names::INJECTED_LABEL).is_none()
 }
 
 /// Whether the validating webhook is asked about objects of this kind.

@@ -310,7 +310,7 @@ fn verb_command(kind: ClaimKind, verb: &'static Verb) -> Command {
             seen(vec![who, holder(), timeout()])
         }
         Does::Step(Operation::Add) => {
-            seen(vec![number("delta", "How much is added", 1i64..=1_000_000).default_value("1"), holder()]);
+            seen(vec![number("delta", "How much is added", 1i64..=1_000_000).default_value("1"), holder(), timeout()]);
         }
         Does::Step(_) => seen(vec![holder(), timeout()]),
     }

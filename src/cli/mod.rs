@@ -131,14 +131,22 @@ struct StatusArgs {
     all_namespaces: bool,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Shown {
     All,
     Of(ClaimKind),
+    One(ClaimKind, String),
 }
 
 fn kind_or_all(text: &str) -> Result<Shown, String> {
-    if text == "all" { Ok(Shown::All) } else { kind(text, &ClaimKind::ALL).map(Shown::Of).map_err(|words| format!("{words}, or all")) }
+    if text.eq_ignore_ascii_case("all") {
+        return Ok(Shown::All);
+    }
+    let words = |words| format!("{words}, or all");
+    match text.split_once('/') {
+        Some((of, name)) => Ok(Shown::One(kind(of, &ClaimKind::ALL).map_err(words)?, name.to_owned())),
+        None => kind(text, &ClaimKind::ALL).map(Shown::Of).map_err(words),
+    }
 }
 
 fn with_rounds(text: &str) -> Result<ClaimKind, String> {
@@ -213,12 +221,12 @@ async fn in_cluster(globals: &Globals, command: Command) -> Result<u8, Failure> 
     match command {
         Command::Kind(command) => return of_kind(&session, &command).await,
         Command::Status(StatusArgs { what, name, all_namespaces }) => match (what, name) {
-            (Shown::Of(kind), Some(name)) => objects::status(&session, kind, &name).await?,
+            (Shown::Of(kind), Some(name)) | (Shown::One(kind, name), None) => objects::status(&session, kind, &name).await?,
             (Shown::Of(kind), None) => {
                 objects::list(&session, &Definition::of(kind).into_iter().collect::<Vec<_>>(), all_namespaces).await?
             }
             (Shown::All, None) => objects::list(&session, &Definition::all(), all_namespaces).await?,
-            (Shown::All, Some(_)) => return Err(Failure::new(Code::Usage, "`all` takes no name")),
+            (Shown::All | Shown::One(..), Some(_)) => return Err(Failure::new(Code::Usage, "one name is enough, and `all` takes none")),
         },
         Command::Reset { kind, name } => {
             let ask = Ask {

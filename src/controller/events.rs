@@ -1,6 +1,6 @@
 //! Kubernetes Events: what `kubectl describe` shows to people. They are told and forgotten: when there are too many, some are left out, and no decision
-//! waits for them. They do not flood: of what is as it should be, each object tells no more than [`BURST`] at once and then one every [`EVERY`], and says
-//! how much it left out; what a person should know is always told.
+//! waits for them. They do not flood: of what is as it should be, each object tells no more than [`BURST`] at once and then one every [`EVERY`], and all
+//! primitives together no more than [`BURST_OF_ALL`] and [`EVERY_OF_ALL`]; each says how much it left out. What a person should know is always told.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -32,6 +32,10 @@ const PENDING: usize = 1024;
 const BURST: u32 = 30;
 /// How often it may tell something after that.
 const EVERY: Duration = Duration::from_secs(10);
+/// What all primitives together may tell at once.
+const BURST_OF_ALL: u32 = 300;
+/// How often they may tell something after that: an Event costs the API server as much as a hold does.
+const EVERY_OF_ALL: Duration = Duration::from_millis(50);
 /// Objects of which is known how much they left out; if there are more, it is forgotten.
 const KNOWN: usize = 10_000;
 
@@ -42,17 +46,19 @@ pub struct Note {
     reason: &'static str,
     text: String,
     related: Option<ObjectReference>,
+    /// Whether it is about a primitive, which may have much to tell.
+    of_primitive: bool,
 }
 
 impl Note {
     /// Something that is as it should be.
     pub fn normal(reason: &'static str, text: String) -> Self {
-        Self { kind: EventType::Normal, reason, text, related: None }
+        Self { kind: EventType::Normal, reason, text, related: None, of_primitive: false }
     }
 
     /// Something that a person should know.
     pub fn warning(reason: &'static str, text: String) -> Self {
-        Self { kind: EventType::Warning, reason, text, related: None }
+        Self { kind: EventType::Warning, reason, text, related: None, of_primitive: false }
     }
 
     /// The same, about somebody else too. Events of one reason are counted together unless they relate to different objects.
@@ -88,9 +94,9 @@ impl Events {
         tokio::spawn(until.run_until_cancelled_owned(async move {
             let mut budgets = Budgets::new();
             while let Some((about, note)) = receiver.recv().await {
-                let Note { kind, reason, mut text, related } = note;
+                let Note { kind, reason, mut text, related, of_primitive } = note;
                 if matches!(kind, EventType::Normal) {
-                    match budgets.spend(about.uid.as_deref().unwrap_or_default()) {
+                    match budgets.spend(about.uid.as_deref().unwrap_or_default(), of_primitive) {
                         Some(0) => {}
                         Some(left_out) => text = format!("{text} ({left_out} Events before this one were left out)"),
                         None => continue,
@@ -118,7 +124,7 @@ impl Events {
                 uid: meta.uid.clone(),
                 ..ObjectReference::default()
             },
-            note,
+            Note { of_primitive: true, ..note },
         );
     }
 
@@ -150,17 +156,18 @@ impl Events {
 /// How much each object may still tell, and how much it left out since it last told something.
 struct Budgets {
     pace: Pace<String>,
+    of_all: Pace<()>,
     left_out: HashMap<String, u32>,
 }
 
 impl Budgets {
     fn new() -> Self {
-        Self { pace: Pace::new(BURST, EVERY), left_out: HashMap::new() }
+        Self { pace: Pace::new(BURST, EVERY), of_all: Pace::new(BURST_OF_ALL, EVERY_OF_ALL), left_out: HashMap::new() }
     }
 
     /// Whether this object may tell something now, and if so, how much it left out before.
-    fn spend(&mut self, uid: &str) -> Option<u32> {
-        if self.pace.is_spent(uid) {
+    fn spend(&mut self, uid: &str, of_primitive: bool) -> Option<u32> {
+        if self.pace.is_spent(uid) || of_primitive && self.of_all.is_spent(&()) {
             if self.left_out.len() >= KNOWN {
                 self.left_out.clear();
             }
@@ -168,6 +175,9 @@ impl Budgets {
             return None;
         }
         self.pace.count(uid.to_owned());
+        if of_primitive {
+            self.of_all.count(());
+        }
         Some(self.left_out.remove(uid).unwrap_or_default())
     }
 }
@@ -211,15 +221,28 @@ mod tests {
     async fn an_object_that_has_much_to_tell_leaves_some_out_and_says_how_much() {
         let mut budgets = Budgets::new();
         for _ in 0..BURST {
-            assert_eq!(budgets.spend("busy"), Some(0));
+            assert_eq!(budgets.spend("busy", false), Some(0));
         }
         for _ in 0..7 {
-            assert_eq!(budgets.spend("busy"), None);
+            assert_eq!(budgets.spend("busy", false), None);
         }
-        assert_eq!(budgets.spend("calm"), Some(0), "another object is not concerned");
+        assert_eq!(budgets.spend("calm", false), Some(0), "another object is not concerned");
         advance(EVERY).await;
-        assert_eq!(budgets.spend("busy"), Some(7));
-        assert_eq!(budgets.spend("busy"), None);
+        assert_eq!(budgets.spend("busy", false), Some(7));
+        assert_eq!(budgets.spend("busy", false), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_primitives_together_leave_some_out_too() {
+        let mut budgets = Budgets::new();
+        for primitive in 0..BURST_OF_ALL {
+            assert_eq!(budgets.spend(&primitive.to_string(), true), Some(0));
+        }
+        assert_eq!(budgets.spend("one more", true), None);
+        assert_eq!(budgets.spend("a Pod", false), Some(0), "what it waits for is told once, and to its own people");
+        advance(EVERY_OF_ALL).await;
+        assert_eq!(budgets.spend("one more", true), Some(1));
+        assert_eq!(budgets.spend("one more", true), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -227,7 +250,7 @@ mod tests {
         let mut budgets = Budgets::new();
         for object in 0..=KNOWN {
             for _ in 0..=BURST {
-                let _ = budgets.spend(&object.to_string());
+                let _ = budgets.spend(&object.to_string(), false);
             }
         }
         assert_eq!(budgets.left_out.len(), 1);

@@ -35,7 +35,7 @@ pub struct PodFacts {
     /// What its annotations ask for; `None` if it was not injected.
     pub plan: Option<Arc<Plan>>,
     /// The primitives that these name, in the same order.
-    pub(super) keys: Vec<Key>,
+    pub(super) keys: Arc<[Key]>,
     /// The Job under whose hold it acts.
     pub job: Option<PodRef>,
     /// How far its acquire step is. Of a wrapped command: whether its container runs.
@@ -70,7 +70,7 @@ pub struct JobFacts {
     /// What its annotations ask for.
     pub plan: Option<Arc<Plan>>,
     /// The primitives that these name, in the same order.
-    pub(super) keys: Vec<Key>,
+    pub(super) keys: Arc<[Key]>,
     /// Whether several of its Pods may run at once.
     pub shared: bool,
     /// Whether it is Complete or Failed.
@@ -169,6 +169,13 @@ impl PodFacts {
         wrapped.end_of(&key.seen_from(&self.who.namespace), token)
     }
 
+    /// Shares what it asks for with another one that asks for the same: a crowd of Pods is made from one template.
+    pub fn share(&mut self, other: &Self) {
+        if self.plan == other.plan && self.keys == other.keys {
+            (self.plan, self.keys) = (other.plan.clone(), other.keys.clone());
+        }
+    }
+
     /// Under a Job's hold: how the Pod is named there.
     pub fn as_ref(&self) -> PodRef {
         PodRef { uid: self.who.uid.clone(), name: self.who.name.clone() }
@@ -220,7 +227,7 @@ impl JobFacts {
     }
 }
 
-fn keys(plan: Option<&Plan>, namespace: &str) -> Vec<Key> {
+fn keys(plan: Option<&Plan>, namespace: &str) -> Arc<[Key]> {
     plan.into_iter().flat_map(|plan| &plan.items).map(|item| key_of(item, namespace)).collect()
 }
 

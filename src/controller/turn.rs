@@ -84,12 +84,12 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
         ending::wrapped(context, key, &gathered.facts.evidence).await?;
         match write(context, key, &object, &decision, now).await {
             Ok(written) => {
-                context.metrics.decided(key.kind, &decision, &gathered.facts.requests, now);
                 ending::lost(context, key, &written, &gathered.facts.evidence).await;
                 // First of all everybody is told: what is done to others below may be refused by somebody's policy, again and again.
                 let free = settle(context, key, &object, &written, &decision, &gathered, now);
                 let told = claims::tell(context, key, Some(&written), &decision, &gathered, now).await;
                 tell::events(context, &written, &decision);
+                context.metrics.decided(key.kind, &decision, &gathered.facts.requests, now);
                 // A Claim that was not told would find nothing that says how it ended.
                 let spent = if told.is_ok() { clean_up(context, key, &written, now).await } else { Ok(()) };
                 ending::refused(context, key, &decision).await;

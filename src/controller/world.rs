@@ -214,9 +214,13 @@ impl State {
 
     /// A Pod was seen.
     pub fn put_pod(&mut self, pod: impl Into<Arc<PodFacts>>) {
-        let pod = pod.into();
+        let mut pod = pod.into();
         if self.pods.get(pod.uid()) == Some(&pod) {
             return;
+        }
+        let alike = pod.items().next().and_then(|(key, _)| self.pods_of.get(key)?.values().next().cloned());
+        if let (Some(alike), Some(pod)) = (alike, Arc::get_mut(&mut pod)) {
+            pod.share(&alike);
         }
         if pod.step != AcquireStep::Running {
             self.between_runs.remove(pod.uid());

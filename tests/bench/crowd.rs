@@ -1,51 +1,60 @@
-//! Pods with a wrapped command that take, and give back, and take again, as fast as they are let in.
+//! Pods with a wrapped command that wait in line, each with an open session; once they are let loose, each ends as soon as it is let in.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
-use futures::future::try_join_all;
-use tokio::{task::JoinSet, time::sleep};
+use anyhow::Context;
+use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
+use tokio::{sync::watch, task::JoinSet};
 
-use crate::paper::Paper;
+use crate::{line::Wait, paper::Paper};
 
-/// A crowd at work; dropping it ends it.
+/// Sessions that are opened at once.
+const AT_ONCE: usize = 64;
+
+/// A crowd in line: some of it is let in already, and waits for the word.
 pub struct Crowd {
-    tasks: JoinSet<anyhow::Result<()>>,
-    grants: Arc<AtomicU64>,
+    tasks: JoinSet<anyhow::Result<Instant>>,
+    word: watch::Sender<bool>,
 }
 
 impl Crowd {
-    /// Starts with all of these Pods.
-    pub async fn start(pods: Vec<Paper>) -> anyhow::Result<Self> {
+    /// Opens everybody's session.
+    pub async fn line_up(pods: Vec<Paper>) -> anyhow::Result<Self> {
         try_join_all(pods.iter().map(Paper::runs)).await?;
-        let mut crowd = Self { tasks: JoinSet::new(), grants: Arc::default() };
-        for pod in pods {
-            crowd.tasks.spawn(again_and_again(pod, crowd.grants.clone()));
+        let asked = stream::iter(pods).map(async |mut pod| {
+            let mut wait = pod.line.acquire().await?;
+            wait.told().await?;
+            anyhow::Ok((pod, wait))
+        });
+        let waiting: Vec<(Paper, Wait)> = asked.buffer_unordered(AT_ONCE).try_collect().await?;
+        let (word, hears) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        for (pod, wait) in waiting {
+            tasks.spawn(passes(pod, wait, hears.clone()));
         }
-        Ok(crowd)
+        Ok(Self { tasks, word })
     }
 
-    /// Grants a second over this time, and how many that were.
-    pub async fn rate(&mut self, lasts: Duration) -> anyhow::Result<(f64, f64)> {
-        let (before, began) = (self.grants.load(Ordering::Relaxed), Instant::now());
-        tokio::select! {
-            () = sleep(lasts) => {}
-            Some(ended) = self.tasks.join_next() => ended??,
+    /// Lets it loose. Gives how many came in after the `inside` that were let in before, and in how many seconds.
+    pub async fn rush(mut self, inside: usize) -> anyhow::Result<(f64, f64)> {
+        let began = Instant::now();
+        self.word.send(true)?;
+        let mut last = began;
+        let mut all: usize = 0;
+        while let Some(passed) = self.tasks.join_next().await {
+            last = last.max(passed??);
+            all += 1;
         }
-        let grants = (self.grants.load(Ordering::Relaxed) - before) as f64;
-        Ok((grants / began.elapsed().as_secs_f64(), grants))
+        let came_in = all.checked_sub(inside).context("fewer came in than were inside")?;
+        Ok((came_in as f64, (last - began).as_secs_f64()))
     }
 }
 
-async fn again_and_again(mut pod: Paper, grants: Arc<AtomicU64>) -> anyhow::Result<()> {
-    loop {
-        let tokens = pod.line.acquire().await?.granted().await?;
-        grants.fetch_add(1, Ordering::Relaxed);
-        pod.line.ended(tokens).await?;
-    }
+/// When it was let in.
+async fn passes(mut pod: Paper, wait: Wait, mut word: watch::Receiver<bool>) -> anyhow::Result<Instant> {
+    let tokens = wait.granted().await?;
+    let at = Instant::now();
+    word.wait_for(|said| *said).await?;
+    pod.line.ended(tokens).await?;
+    Ok(at)
 }

@@ -2,20 +2,17 @@
 //! fifty for each Mutex, of which one holds. At each size: the memory of konductor's leader, the processor time that each new object cost it, and a handoff
 //! elsewhere in the cluster.
 
-use std::time::Duration;
-
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use konductor::api::Mutex;
 use kube::api::PostParams;
 use serde_json::json;
-use tokio::time::sleep;
 
 use crate::{
     handoff, paper,
     plot::{self, Panel},
     report::Figure,
-    stage::{Cluster, Process, Stage, until},
+    stage::{Cluster, Process, Stage},
 };
 
 /// Pods that want one Mutex.
@@ -65,7 +62,7 @@ async fn grow(cluster: &Cluster, sizes: &[usize], make: impl AsyncFn(usize) -> a
     for &size in sizes {
         let (before, from) = (leader.processor_time()?, points.last().map_or(0, |point| point.size));
         stream::iter(from..size).map(|number| make(number)).buffer_unordered(32).try_collect::<Vec<_>>().await?;
-        calm(&leader).await?;
+        leader.calm().await?;
         let spent = (leader.processor_time()? - before) / (size - from) as f64 * 1e3;
         points.push(look(cluster, &leader, size, spent).await?);
         eprintln!("         {size} of them");
@@ -76,16 +73,6 @@ async fn grow(cluster: &Cluster, sizes: &[usize], make: impl AsyncFn(usize) -> a
 async fn look(cluster: &Cluster, leader: &Process, size: usize, spent: f64) -> anyhow::Result<Point> {
     let handoff = handoff::of_commands(cluster, 1, cluster.pick(100, 50)).await?.quantile(0.5);
     Ok(Point { size, memory: leader.private_memory()?, spent, handoff })
-}
-
-/// Waits until the leader has caught up: until it does next to nothing for a second.
-async fn calm(leader: &Process) -> anyhow::Result<()> {
-    until("konductor has caught up", async || {
-        let before = leader.processor_time()?;
-        sleep(Duration::from_secs(1)).await;
-        Ok(leader.processor_time()? - before < 0.1)
-    })
-    .await
 }
 
 fn lines(of: &str, points: &[Point]) -> Vec<Figure> {

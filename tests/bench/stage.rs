@@ -80,6 +80,24 @@ impl Cluster {
         Process::of_container(&status.and_then(|status| status.container_id).context("the leader has no container")?)
     }
 
+    /// Makes another leader of a process that has done nothing yet.
+    pub async fn change_leader(&self) -> anyhow::Result<()> {
+        let pods = Api::<Pod>::namespaced(self.client.clone(), SYSTEM);
+        let ours = ListParams::default().labels("app.kubernetes.io/name=konductor");
+        let old = pods.list_metadata(&ours).await?.items.into_iter().filter_map(|pod| pod.metadata.uid).collect::<Vec<_>>();
+        pods.delete_collection(&DeleteParams::default(), &ours).await?;
+        until("konductor has another leader", async || {
+            let now = pods.list(&ours).await?.items;
+            let new = |pod: &Pod| pod.metadata.uid.as_ref().is_some_and(|uid| !old.contains(uid));
+            let ready = |pod: &Pod| {
+                let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+                conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+            };
+            Ok(now.iter().all(|pod| new(pod) && ready(pod)) && self.leader().await.is_ok())
+        })
+        .await
+    }
+
     /// What it runs on, for people.
     pub fn machine(&self) -> String {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
@@ -149,6 +167,16 @@ impl Process {
         let in_it = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|groups| groups.contains(id));
         let all = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
         all.filter(in_it).min().map(Self).with_context(|| format!("container {id} has no process"))
+    }
+
+    /// Waits until it has caught up: until it does next to nothing for a second.
+    pub async fn calm(&self) -> anyhow::Result<()> {
+        until("konductor has caught up", async || {
+            let before = self.processor_time()?;
+            sleep(Duration::from_secs(1)).await;
+            Ok(self.processor_time()? - before < 0.1)
+        })
+        .await
     }
 
     /// Memory that is its alone, in MiB.

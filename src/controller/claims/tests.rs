@@ -232,6 +232,21 @@ async fn a_claim_that_is_not_seen_any_more_is_looked_at() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_claim_that_was_deleted_is_out_without_a_look() {
+    let (mut scene, told) = held();
+    scene.state.objects.insert(scene.object.key(), scene.object.clone());
+    scene.state.deleted_claim(&told.key, "uid-other");
+    assert!(scene.state.gone.is_empty(), "only of those that hold it is remembered");
+    scene.state.deleted_claim(&told.key, "uid-a");
+    let gathered = scene.look();
+    assert!(gathered.suspects.is_empty());
+    let over = Evidence::ClaimOver { uid: "uid-a".into(), how: ClaimEnd::Gone };
+    assert_eq!(gathered.facts.evidence.first(), Some(&over));
+    scene.turn();
+    assert!(scene.object.holders().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_grant_is_told_with_its_token_and_is_not_given_twice() {
     let (mut scene, told) = held();
     let status = told.claim.status.as_ref().unwrap();
