@@ -4,14 +4,13 @@ use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    http::{HeaderValue, Request, header},
+    http::{HeaderValue, Request, StatusCode, header},
     middleware::map_response,
     response::Response,
 };
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use rustls::{ServerConfig, server::ResolvesServerCert};
@@ -21,7 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{either::Either, sync::CancellationToken};
+use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 use tracing::debug;
 
@@ -78,7 +77,7 @@ pub async fn serve(
     leaving: CancellationToken,
 ) -> io::Result<()> {
     let acceptor = config.map(TlsAcceptor::from);
-    let graceful = GracefulShutdown::new();
+    let (open, last_request) = (TaskTracker::new(), CancellationToken::new());
     let strangers = Crowd::new(limits.strangers);
     let router = router.layer(map_response({
         let leaving = leaving.clone();
@@ -106,8 +105,8 @@ pub async fn serve(
             }
         };
         let guest: Guest = Arc::new(strangers.enter(address.ip()));
-        let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
-        tokio::spawn(async move {
+        let (acceptor, router, last_request) = (acceptor.clone(), router.clone(), last_request.clone());
+        open.spawn(async move {
             let place = guest.clone();
             let served = async {
                 let stream = tuned(stream);
@@ -122,8 +121,16 @@ pub async fn serve(
                     request.extensions_mut().insert(guest.clone());
                     request
                 });
-                let connection = http(limits).serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-                if let Err(error) = watcher.watch(connection).await {
+                let connection = http(limits).serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).with_upgrades();
+                let mut connection = pin!(connection);
+                let ended = tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = last_request.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                };
+                if let Err(error) = ended {
                     debug!(%error, "connection ended");
                 }
             };
@@ -134,7 +141,9 @@ pub async fn serve(
         });
     }
     drop(listener);
-    let _ = timeout(DRAIN_WITHIN, graceful.shutdown()).await;
+    last_request.cancel();
+    open.close();
+    let _ = timeout(DRAIN_WITHIN, open.wait()).await;
     Ok(())
 }
 
@@ -145,9 +154,11 @@ pub fn http(limits: Limits) -> http1::Builder {
     server
 }
 
-/// Makes this response the last one of its connection.
+/// Makes this response the last one of its connection, which an upgrade is in any case.
 pub fn and_no_more(mut response: Response) -> Response {
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

@@ -4,19 +4,20 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, Request, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_LENGTH, HOST, USER_AGENT},
+    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, UPGRADE, USER_AGENT},
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     body::{Bytes, Incoming},
     client::conn::http1,
+    upgrade::Upgraded,
 };
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, client::Resumption, crypto::ring, pki_types::ServerName};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::TcpStream,
     time::timeout,
 };
@@ -24,12 +25,14 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::settings::{Mistakes, Settings};
-use crate::coordinator::protocol::{Ended, Held, Problem, Progress, Reason, Token, Verified};
+use crate::coordinator::protocol::{Ended, Held, LINES, Problem, Progress, Reason, Token, Verified};
 
 /// For the TCP and TLS handshakes together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Three heartbeats: after this much silence the session is taken for dead.
 pub const SILENCE: Duration = Duration::from_secs(15);
+/// The request whose answer are lines.
+const ACQUIRE: &str = "/v1/acquire";
 /// No line and no error is longer; a server that sends more is not ours.
 const LONGEST_MESSAGE: usize = 256 * 1024;
 
@@ -78,9 +81,37 @@ type Connection = (http1::SendRequest<Full<Bytes>>, AbortOnDropHandle<()>);
 
 /// An open acquire session. Dropping it closes the connection.
 pub struct Session {
-    body: Incoming,
+    lines: Lines,
     buffer: Vec<u8>,
     _connection: AbortOnDropHandle<()>,
+}
+
+/// Where the lines come from.
+enum Lines {
+    /// A connection that was upgraded to nothing but lines.
+    Plain(TokioIo<Upgraded>),
+    /// The body of a response, by a server that knows no better.
+    Body(Incoming),
+}
+
+impl Lines {
+    /// More of them, at the end of the buffer; none at their end.
+    async fn read(&mut self, buffer: &mut Vec<u8>) -> Result<Option<()>, Failure> {
+        let lost = |error: &dyn std::fmt::Display| unavailable("the connection was lost", error);
+        match self {
+            Self::Plain(connection) => {
+                let read = connection.read_buf(buffer).await.map_err(|error| lost(&error))?;
+                Ok((read > 0).then_some(()))
+            }
+            Self::Body(body) => {
+                let Some(frame) = body.frame().await else { return Ok(None) };
+                if let Some(data) = frame.map_err(|error| lost(&error))?.data_ref() {
+                    buffer.extend_from_slice(data);
+                }
+                Ok(Some(()))
+            }
+        }
+    }
 }
 
 impl Coordinator {
@@ -106,8 +137,14 @@ impl Coordinator {
 
     /// Asks for all that the Pod's annotations say. The server speaks until it is granted or refused.
     pub async fn acquire(&self) -> Result<Session, Failure> {
-        let (response, connection) = self.post("/v1/acquire", Bytes::new()).await?;
-        Ok(Session { body: response.into_body(), buffer: Vec::new(), _connection: connection })
+        let (response, connection) = self.post(ACQUIRE, Bytes::new()).await?;
+        let lines = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let connection = hyper::upgrade::on(response).await.map_err(|error| unavailable("the connection was lost", &error))?;
+            Lines::Plain(TokioIo::new(connection))
+        } else {
+            Lines::Body(response.into_body())
+        };
+        Ok(Session { lines, buffer: Vec::new(), _connection: connection })
     }
 
     /// Whether the Pod holds all that its annotations say.
@@ -148,6 +185,10 @@ impl Coordinator {
         headers.insert(HOST, self.host.clone());
         headers.insert(AUTHORIZATION, bearer);
         headers.insert(CONTENT_LENGTH, length.into());
+        if path == ACQUIRE {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, HeaderValue::from_static(LINES));
+        }
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("konductor-agent/", env!("CARGO_PKG_VERSION"))));
 
         let (mut sender, connection) = timeout(CONNECT_TIMEOUT, self.connect())
@@ -159,6 +200,7 @@ impl Coordinator {
             .map_err(|error| unavailable("the connection was lost", &error))?;
         match response.status() {
             StatusCode::OK => Ok((response, connection)),
+            StatusCode::SWITCHING_PROTOCOLS if path == ACQUIRE => Ok((response, connection)),
             status => Err(refusal(status, response).await),
         }
     }
@@ -192,7 +234,7 @@ impl Coordinator {
         let (sender, connection) =
             http1::handshake(TokioIo::new(tls)).await.map_err(|error| unavailable("the connection was lost", &error))?;
         // Whatever ends the connection shows in the response or its body.
-        let driver = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
+        let driver = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.with_upgrades().await) }));
         Ok((sender, driver))
     }
 
@@ -217,12 +259,8 @@ impl Session {
             if self.buffer.len() > LONGEST_MESSAGE {
                 return Err(Failure::Unavailable("the server's answer makes no sense: a line without an end".to_owned()));
             }
-            let frame = timeout(SILENCE, self.body.frame()).await.map_err(|_| silence())?;
-            let frame = frame.ok_or_else(|| Failure::Unavailable("the server ended the session".to_owned()))?;
-            let frame = frame.map_err(|error| unavailable("the connection was lost", &error))?;
-            if let Some(data) = frame.data_ref() {
-                self.buffer.extend_from_slice(data);
-            }
+            let more = timeout(SILENCE, self.lines.read(&mut self.buffer)).await.map_err(|_| silence())??;
+            more.ok_or_else(|| Failure::Unavailable("the server ended the session".to_owned()))?;
         }
     }
 }

@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use rustls::ServerConfig;
 use serde_json::json;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream},
     net::TcpListener,
     sync::mpsc,
     time::{Instant, sleep, timeout},
@@ -47,6 +47,7 @@ use super::{
     settings::{Mistakes, Settings},
     voice::Voice,
 };
+use crate::coordinator::protocol::LINES;
 
 const NAME: &str = "konductor-coordinator.konductor-system.svc";
 
@@ -57,6 +58,8 @@ enum Reply {
     Status(u16, String),
     /// Lines, each after a pause; then the end of the response.
     Lines(Vec<(Duration, String)>),
+    /// The same on a connection that is upgraded, without HTTP around them.
+    Plain(Vec<(Duration, String)>),
     /// The same, and then silence with the connection open.
     Hang(Vec<(Duration, String)>),
     /// The connection breaks.
@@ -161,14 +164,14 @@ struct Server {
 impl Server {
     async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
         let Ok(stream) = self.tls.accept(stream).await else { return };
-        let service = service_fn(|request: Request<Incoming>| ready(answer(&self.requests, &self.script, &request)));
-        let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        let service = service_fn(|request: Request<Incoming>| ready(answer(&self.requests, &self.script, request)));
+        let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
     }
 }
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
-fn answer(seen: &Mutex<Vec<(String, String)>>, script: &[Reply], request: &Request<Incoming>) -> io::Result<Answer> {
+fn answer(seen: &Mutex<Vec<(String, String)>>, script: &[Reply], mut request: Request<Incoming>) -> io::Result<Answer> {
     let mut seen = seen.lock().unwrap();
     let reply = script.get(seen.len()).or(script.last()).unwrap().clone();
     let bearer = request.headers()["authorization"].to_str().unwrap().to_owned();
@@ -181,17 +184,27 @@ fn answer(seen: &Mutex<Vec<(String, String)>>, script: &[Reply], request: &Reque
         })
     };
     match reply {
-        Reply::Status(status, body) => Ok(Response::builder().status(status).body(Full::from(body).boxed()).unwrap()),
-        Reply::Lines(script) => Ok(Response::new(BodyExt::boxed(StreamBody::new(boxed(lines(script)))))),
-        Reply::Hang(script) => Ok(Response::new(BodyExt::boxed(StreamBody::new(boxed(lines(script).chain(stream::pending())))))),
+        Reply::Status(status, text) => Ok(Response::builder().status(status).body(Full::from(text).boxed()).unwrap()),
+        Reply::Plain(script) => {
+            assert_eq!(request.headers()["upgrade"], LINES);
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let text: String = script.into_iter().map(|(_, line)| line + "\n").collect();
+                let mut connection = TokioIo::new(upgrade.await.unwrap());
+                let _ = connection.write_all(text.as_bytes()).await;
+                connection.shutdown().await
+            });
+            let upgraded = Response::builder().status(101).header("connection", "upgrade").header("upgrade", LINES);
+            Ok(upgraded.body(Full::default().boxed()).unwrap())
+        }
+        Reply::Lines(script) => Ok(Response::new(body(lines(script)))),
+        Reply::Hang(script) => Ok(Response::new(body(lines(script).chain(stream::pending())))),
         Reply::Break => Err(io::Error::other("scripted")),
     }
 }
 
-type Lines = std::pin::Pin<Box<dyn futures::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + Sync>>;
-
-fn boxed(lines: impl futures::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + Sync + 'static) -> Lines {
-    Box::pin(lines)
+fn body(lines: impl futures::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + Sync + 'static) -> BoxBody<Bytes, Infallible> {
+    BodyExt::boxed(StreamBody::new(Box::pin(lines)))
 }
 
 /// Settings as injection would make them, with a CA and a leaf from the crate that makes the real ones.
@@ -206,7 +219,6 @@ fn surroundings(address: SocketAddr) -> (Settings, TlsAcceptor) {
     let server = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap();
-    let server = server.with_no_client_auth().with_cert_resolver(resolver);
     let folder = folder();
     fs::write(folder.join("token"), "first\n").unwrap();
     let token_file = folder.join("token").to_str().unwrap().to_owned();
@@ -220,7 +232,7 @@ fn surroundings(address: SocketAddr) -> (Settings, TlsAcceptor) {
     ]);
     let mut settings = Settings::from_environment(|name| environment.get(name).cloned()).unwrap();
     settings.fencing_directory = folder;
-    (settings, TlsAcceptor::from(Arc::new(server)))
+    (settings, TlsAcceptor::from(Arc::new(server.with_no_client_auth().with_cert_resolver(resolver))))
 }
 
 fn folder() -> PathBuf {
@@ -267,18 +279,18 @@ impl Log {
 async fn a_pod_that_waits_says_for_what_and_then_what_it_holds() {
     let third = waiting("waiting for mutex/db: 3rd in line, held by job/a");
     let script = vec![third.clone(), heartbeat(0), third, waiting("waiting for mutex/db: next in line, held by job/b"), granted(17)];
-    let stage = Stage::new(vec![Reply::Lines(script)]).await;
-    assert_eq!(stage.acquire().await, Outcome::Granted);
-    assert_eq!(
-        stage.log.lines(),
-        [
-            "team/etl: asking for what its annotations say",
-            "waiting for mutex/db: 3rd in line, held by job/a",
-            "waiting for mutex/db: next in line, held by job/b",
-            "holds mutex/db, token 17, after 0 s",
-        ]
-    );
-    assert_eq!(*stage.requests.lock().unwrap(), [("/v1/acquire".to_owned(), "Bearer first".to_owned())]);
+    let said = [
+        "team/etl: asking for what its annotations say",
+        "waiting for mutex/db: 3rd in line, held by job/a",
+        "waiting for mutex/db: next in line, held by job/b",
+        "holds mutex/db, token 17, after 0 s",
+    ];
+    for reply in [Reply::Lines(script.clone()), Reply::Plain(script)] {
+        let stage = Stage::new(vec![reply]).await;
+        assert_eq!(stage.acquire().await, Outcome::Granted);
+        assert_eq!(stage.log.lines(), said);
+        assert_eq!(*stage.requests.lock().unwrap(), [("/v1/acquire".to_owned(), "Bearer first".to_owned())]);
+    }
 }
 
 #[tokio::test]
@@ -302,7 +314,7 @@ async fn each_kind_of_refusal_has_its_exit_code() {
 #[tokio::test]
 async fn a_lost_server_is_one_line_however_often_it_is_tried() {
     let stage = Stage::new(vec![
-        Reply::Lines(vec![waiting("waiting for mutex/db")]),
+        Reply::Plain(vec![waiting("waiting for mutex/db")]),
         problem(503, "this replica does not lead"),
         Reply::Break,
         problem(500, "oops"),

@@ -13,7 +13,10 @@ use axum::{
     routing::post,
 };
 use futures::stream;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::watch,
     time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout},
 };
@@ -21,7 +24,7 @@ use tracing::warn;
 
 use super::{
     identity::{Identities, Identity, IdentityError},
-    protocol::{Ended, Held, Problem, Progress, Verified},
+    protocol::{Ended, Held, LINES, Problem, Progress, Verified},
     session::{Place, Waits},
 };
 use crate::{
@@ -153,8 +156,8 @@ async fn in_time(request: Request, next: Next) -> Response {
     and_no_more(timeout(ANSWER_WITHIN, next.run(request)).await.unwrap_or_else(late))
 }
 
-async fn acquire(State(coordinator): State<Arc<Coordinator>>, sender: Sender, headers: HeaderMap) -> Result<Response, Refusal> {
-    let (context, pod) = coordinator.caller(&sender, &headers).await?;
+async fn acquire(State(coordinator): State<Arc<Coordinator>>, sender: Sender, mut request: Request) -> Result<Response, Refusal> {
+    let (context, pod) = coordinator.caller(&sender, request.headers()).await?;
     let (guard, place) = context.open_session(&pod);
     if let Some(Extension(guest)) = sender {
         guest.leave(); // each Pod has one session, whatever the crowd of strangers is
@@ -162,12 +165,18 @@ async fn acquire(State(coordinator): State<Arc<Coordinator>>, sender: Sender, he
     let mut beat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let line = Line { context, pod, guard, place, beat, said: None, done: false };
-    let lines = stream::unfold(line, |mut line| async move {
-        let progress = line.next().await?;
-        let mut text = serde_json::to_vec(&progress).unwrap_or_default();
-        text.push(b'\n');
-        Some((Ok::<_, Infallible>(text), line))
-    });
+    let wishes = request.headers().get(header::UPGRADE).is_some_and(|to| to == LINES);
+    if wishes && request.extensions().get::<OnUpgrade>().is_some() {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            if let Ok(connection) = upgrade.await {
+                line.speak(TokioIo::new(connection)).await;
+            }
+        });
+        let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, LINES)];
+        return Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response());
+    }
+    let lines = stream::unfold(line, |mut line| async move { Some((Ok::<_, Infallible>(line.text().await?), line)) });
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
@@ -220,6 +229,29 @@ struct Line {
 }
 
 impl Line {
+    /// Says all lines, until the last one or until the other side is gone.
+    async fn speak(mut self, mut connection: impl AsyncRead + AsyncWrite + Unpin) {
+        loop {
+            let text = tokio::select! {
+                text = self.text() => text,
+                // It has nothing more to say: this is its end.
+                _ = connection.read_u8() => return,
+            };
+            let Some(text) = text else { break };
+            if connection.write_all(&text).await.is_err() || connection.flush().await.is_err() {
+                return;
+            }
+        }
+        let _ = connection.shutdown().await;
+    }
+
+    /// The next line as it is sent.
+    async fn text(&mut self) -> Option<Vec<u8>> {
+        let mut text = serde_json::to_vec(&self.next().await?).unwrap_or_default();
+        text.push(b'\n');
+        Some(text)
+    }
+
     /// The next line; `None` ends the stream, which makes the agent come back unless it was told how it ended.
     async fn next(&mut self) -> Option<Progress> {
         if self.done {

@@ -6,23 +6,26 @@ use std::{net::SocketAddr, sync::Arc};
 use anyhow::{Context, bail, ensure};
 use http::{
     Request, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_LENGTH, HOST},
+    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, UPGRADE},
 };
 use http_body_util::{BodyExt, Full};
 use hyper::{
     body::{Bytes, Incoming},
     client::conn::http1,
+    upgrade::Upgraded,
 };
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use konductor::{
     agent::settings::Settings,
-    coordinator::protocol::{Ended, Progress, Token},
+    coordinator::protocol::{Ended, LINES, Progress, Token},
 };
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::net::TcpStream;
+use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
+
+const ACQUIRE: &str = "/v1/acquire";
 
 /// How to get to the coordinator, as the webhook has written it into a Pod.
 #[derive(Clone)]
@@ -57,7 +60,7 @@ impl Connection {
         tcp.set_nodelay(true)?;
         let tls = way.tls.connect(way.name.clone(), tcp).await.context("TLS with the coordinator")?;
         let (sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
-        let driver = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
+        let driver = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.with_upgrades().await) }));
         Ok(Self { sender, _driver: driver })
     }
 }
@@ -82,8 +85,9 @@ impl Line {
 
     /// Asks for all that the Pod's annotations say.
     pub async fn acquire(&mut self) -> anyhow::Result<Wait> {
-        let (response, connection) = self.post("/v1/acquire", Bytes::new()).await?;
-        Ok(Wait { body: response.into_body(), buffer: Vec::new(), _connection: connection })
+        let (response, connection) = self.post(ACQUIRE, Bytes::new()).await?;
+        let lines = TokioIo::new(hyper::upgrade::on(response).await?);
+        Ok(Wait { lines, buffer: Vec::new(), _connection: connection })
     }
 
     /// Says that the Pod has ended: a reason to look.
@@ -108,14 +112,16 @@ impl Line {
             Some(ready) => ready,
             None => Connection::open(&self.way).await?,
         };
-        let request = Request::post(path)
+        let mut request = Request::post(path)
             .header(HOST, self.way.name.to_str().as_ref())
             .header(AUTHORIZATION, &self.bearer)
-            .header(CONTENT_LENGTH, body.len())
-            .body(Full::new(body))?;
-        let response = connection.sender.send_request(request).await?;
+            .header(CONTENT_LENGTH, body.len());
+        if path == ACQUIRE {
+            request = request.header(CONNECTION, "upgrade").header(UPGRADE, LINES);
+        }
+        let response = connection.sender.send_request(request.body(Full::new(body))?).await?;
         let status = response.status();
-        if status != StatusCode::OK {
+        if status != if path == ACQUIRE { StatusCode::SWITCHING_PROTOCOLS } else { StatusCode::OK } {
             let words = response.into_body().collect().await?.to_bytes();
             bail!("{path}: {status}: {}", String::from_utf8_lossy(&words));
         }
@@ -125,7 +131,7 @@ impl Line {
 
 /// An open acquire session.
 pub struct Wait {
-    body: Incoming,
+    lines: TokioIo<Upgraded>,
     buffer: Vec<u8>,
     _connection: Connection,
 }
@@ -154,11 +160,8 @@ impl Wait {
     }
 
     async fn more(&mut self) -> anyhow::Result<()> {
-        let frame = self.body.frame().await.context("the coordinator ended the session")??;
+        ensure!(self.lines.read_buf(&mut self.buffer).await? > 0, "the coordinator ended the session");
         ensure!(self.buffer.len() < 1 << 20, "a line without an end");
-        if let Some(data) = frame.data_ref() {
-            self.buffer.extend_from_slice(data);
-        }
         Ok(())
     }
 }
