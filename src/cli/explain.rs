@@ -115,7 +115,7 @@ fn lines(plan: &Plan, subject: Subject, namespace: &str) -> Vec<String> {
         }
     }
     let wraps = *strategy == Some(Strategy::Wrap);
-    if plan.holds().next().is_some() {
+    if plan.holds().any(|item| item.role != Role::Join) {
         lines.push(match (subject, release) {
             _ if wraps => "gives back what it holds when that command has ended".to_owned(),
             (_, Some(Release::Controller)) => {
@@ -233,6 +233,12 @@ mod tests {
     fn what_would_be_refused_is_told_in_the_words_of_the_webhook() {
         let text = explained(&job("{konductor.io/mutx: db}"));
         assert!(text.contains("would be refused") && text.contains("did you mean `konductor.io/mutex`?"), "{text}");
+    }
+
+    #[test]
+    fn a_member_of_a_waitgroup_gives_nothing_back() {
+        let text = explained(&job("{konductor.io/done: waitgroup/workers}"));
+        assert!(text.contains("is done with waitgroup/workers") && !text.contains("gives back"), "{text}");
     }
 
     #[test]

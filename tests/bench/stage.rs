@@ -32,7 +32,15 @@ impl Cluster {
         // An answer that came late by a retry would be a wrong number.
         let mut config = kube::Config::infer().await?;
         config.default_retry = false;
-        Ok(Self { client: Client::try_from(config)?, quick })
+        let cluster = Self { client: Client::try_from(config)?, quick };
+        cluster.led().await?;
+        Ok(cluster)
+    }
+
+    /// Waits until konductor has a leader that has nothing to do.
+    async fn led(&self) -> anyhow::Result<()> {
+        until("konductor has a leader", async || Ok(self.leader().await.is_ok())).await?;
+        self.leader().await?.calm().await
     }
 
     /// So many, or so few in a quick run.
@@ -93,9 +101,10 @@ impl Cluster {
                 let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
                 conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
             };
-            Ok(now.iter().all(|pod| new(pod) && ready(pod)) && self.leader().await.is_ok())
+            Ok(now.iter().all(|pod| new(pod) && ready(pod)))
         })
-        .await
+        .await?;
+        self.led().await
     }
 
     /// What it runs on, for people.
