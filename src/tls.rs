@@ -175,7 +175,11 @@ fn tuned(stream: TcpStream) -> TcpStream {
 mod tests {
     use std::net::SocketAddr;
 
-    use axum::routing::get;
+    use axum::{
+        body::Body,
+        response::IntoResponse,
+        routing::{get, post},
+    };
     use jiff::Timestamp;
     use rustls::{
         ClientConfig, RootCertStore,
@@ -298,6 +302,40 @@ mod tests {
         assert!(sent < 100 * LARGEST_HEAD, "it takes heads of any size");
         leaving.cancel();
         server.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_upgraded_connection_is_no_request_any_more() {
+        let speak = async |mut request: Request<Body>| {
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let mut connection = TokioIo::new(upgrade.await.unwrap());
+                connection.write_all(b"line\n").await.unwrap();
+                let _ = connection.read_u8().await;
+            });
+            and_no_more((StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, "lines")]).into_response())
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let leaving = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, None, Limits::COORDINATOR, Router::new().route("/", post(speak)), leaving.clone()));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client
+            .write_all(b"POST / HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: lines\r\ncontent-length: 0\r\n\r\n")
+            .await
+            .unwrap();
+        let mut said = Vec::new();
+        while !said.ends_with(b"line\n") {
+            assert!(client.read_buf(&mut said).await.unwrap() > 0, "{}", String::from_utf8_lossy(&said));
+        }
+        let said = String::from_utf8_lossy(&said);
+        assert!(
+            said.starts_with("HTTP/1.1 101 ") && said.contains("connection: upgrade\r\n") && !said.contains("content-length"),
+            "{said}"
+        );
+        leaving.cancel();
+        server.await.unwrap().unwrap();
+        assert!(!is_ended(&mut client, false).await, "whoever speaks on it ends it");
     }
 
     #[tokio::test]

@@ -120,7 +120,7 @@ enum Command {
 
 #[derive(Args)]
 struct StatusArgs {
-    /// `all`, or a kind.
+    /// `all`, a kind, or one of a kind as `KIND/NAME`.
     #[arg(value_name = "KIND", value_parser = kind_or_all, default_value = "all")]
     what: Shown,
     /// Name of the primitive; all of the kind otherwise.
@@ -144,7 +144,7 @@ fn kind_or_all(text: &str) -> Result<Shown, String> {
     }
     let words = |words| format!("{words}, or all");
     match text.split_once('/') {
-        Some((of, name)) => Ok(Shown::One(kind(of, &ClaimKind::ALL).map_err(words)?, name.to_owned())),
+        Some((of, name)) => Ok(Shown::One(kind(of, &ClaimKind::ALL).map_err(words)?, flags::object_name(name)?)),
         None => kind(text, &ClaimKind::ALL).map(Shown::Of).map_err(words),
     }
 }
@@ -221,6 +221,9 @@ async fn in_cluster(globals: &Globals, command: Command) -> Result<u8, Failure> 
     match command {
         Command::Kind(command) => return of_kind(&session, &command).await,
         Command::Status(StatusArgs { what, name, all_namespaces }) => match (what, name) {
+            (Shown::One(..), None) if all_namespaces => {
+                return Err(Failure::new(Code::Usage, "one primitive is in one namespace: name that with -n"));
+            }
             (Shown::Of(kind), Some(name)) | (Shown::One(kind, name), None) => objects::status(&session, kind, &name).await?,
             (Shown::Of(kind), None) => {
                 objects::list(&session, &Definition::of(kind).into_iter().collect::<Vec<_>>(), all_namespaces).await?
@@ -259,4 +262,19 @@ async fn of_kind(session: &Session, command: &KindCommand) -> Result<u8, Failure
         Does::Hold(_) | Does::Release | Does::Renew | Does::Step(_) => claims::run(session, command).await?,
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_primitive_may_be_named_as_it_is_written_elsewhere() {
+        let shown = |text: &str| kind_or_all(text).map(|shown| matches!(shown, Shown::One(ClaimKind::Mutex, name) if name == "db"));
+        assert_eq!(shown("mutex/db"), Ok(true));
+        assert_eq!(shown("mutex"), Ok(false));
+        for wrong in ["mutex/", "mutex/shop/db", "mutx/db"] {
+            assert!(shown(wrong).is_err(), "{wrong}");
+        }
+    }
 }

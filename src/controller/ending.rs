@@ -82,7 +82,7 @@ pub async fn refused(context: &Context, key: &Key, decision: &Decision) {
     for Refusal { asker, .. } in &decision.refused {
         let keeps = |state: &State, pod: &PodFacts| {
             pod.holds()
-                .any(|(other, _)| other != key && state.objects.get(&other).is_some_and(|object| gather::token_of(object, pod).is_some()))
+                .any(|(other, _)| other != key && state.objects.get(other).is_some_and(|object| gather::token_of(object, pod).is_some()))
         };
         let found = {
             let state = context.world.lock();

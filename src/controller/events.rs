@@ -1,6 +1,7 @@
 //! Kubernetes Events: what `kubectl describe` shows to people. They are told and forgotten: when there are too many, some are left out, and no decision
 //! waits for them. They do not flood: of what is as it should be, each object tells no more than [`BURST`] at once and then one every [`EVERY`], and all
-//! primitives together no more than [`BURST_OF_ALL`] and [`EVERY_OF_ALL`]; each says how much it left out. What a person should know is always told.
+//! primitives together no more than [`BURST_OF_ALL`] and [`EVERY_OF_ALL`] beyond a handoff of each; each says how much it left out. What a person should know is
+//! always told.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -32,7 +33,9 @@ const PENDING: usize = 1024;
 const BURST: u32 = 30;
 /// How often it may tell something after that.
 const EVERY: Duration = Duration::from_secs(10);
-/// What all primitives together may tell at once.
+/// What a primitive may tell whatever the others tell, at once and then this often: a handoff a minute.
+const AT_LEAST: (u32, Duration) = (2, Duration::from_secs(30));
+/// What all primitives together may tell at once beyond that.
 const BURST_OF_ALL: u32 = 300;
 /// How often they may tell something after that: an Event costs the API server as much as a hold does.
 const EVERY_OF_ALL: Duration = Duration::from_millis(50);
@@ -156,18 +159,21 @@ impl Events {
 /// How much each object may still tell, and how much it left out since it last told something.
 struct Budgets {
     pace: Pace<String>,
+    at_least: Pace<String>,
     of_all: Pace<()>,
     left_out: HashMap<String, u32>,
 }
 
 impl Budgets {
     fn new() -> Self {
-        Self { pace: Pace::new(BURST, EVERY), of_all: Pace::new(BURST_OF_ALL, EVERY_OF_ALL), left_out: HashMap::new() }
+        let of_all = Pace::new(BURST_OF_ALL, EVERY_OF_ALL);
+        Self { pace: Pace::new(BURST, EVERY), at_least: Pace::new(AT_LEAST.0, AT_LEAST.1), of_all, left_out: HashMap::new() }
     }
 
     /// Whether this object may tell something now, and if so, how much it left out before.
     fn spend(&mut self, uid: &str, of_primitive: bool) -> Option<u32> {
-        if self.pace.is_spent(uid) || of_primitive && self.of_all.is_spent(&()) {
+        let shares = of_primitive && self.at_least.is_spent(uid);
+        if self.pace.is_spent(uid) || shares && self.of_all.is_spent(&()) {
             if self.left_out.len() >= KNOWN {
                 self.left_out.clear();
             }
@@ -175,8 +181,10 @@ impl Budgets {
             return None;
         }
         self.pace.count(uid.to_owned());
-        if of_primitive {
+        if shares {
             self.of_all.count(());
+        } else if of_primitive {
+            self.at_least.count(uid.to_owned());
         }
         Some(self.left_out.remove(uid).unwrap_or_default())
     }
@@ -235,8 +243,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn many_primitives_together_leave_some_out_too() {
         let mut budgets = Budgets::new();
-        for primitive in 0..BURST_OF_ALL {
-            assert_eq!(budgets.spend(&primitive.to_string(), true), Some(0));
+        let (handoff, more) = (AT_LEAST.0, 10);
+        for primitive in 0..BURST_OF_ALL / more {
+            for _ in 0..handoff + more {
+                assert_eq!(budgets.spend(&primitive.to_string(), true), Some(0));
+            }
+        }
+        for _ in 0..handoff {
+            assert_eq!(budgets.spend("one more", true), Some(0), "a handoff of its own is always told");
         }
         assert_eq!(budgets.spend("one more", true), None);
         assert_eq!(budgets.spend("a Pod", false), Some(0), "what it waits for is told once, and to its own people");

@@ -87,7 +87,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
                 ending::lost(context, key, &written, &gathered.facts.evidence).await;
                 // First of all everybody is told: what is done to others below may be refused by somebody's policy, again and again.
                 let free = settle(context, key, &object, &written, &decision, &gathered, now);
-                let told = claims::tell(context, key, Some(&written), &decision, &gathered, now).await;
+                let (told, words) = claims::tell(context, key, Some(&written), &decision, &gathered, now).await;
                 tell::events(context, &written, &decision);
                 context.metrics.decided(key.kind, &decision, &gathered.facts.requests, now);
                 // A Claim that was not told would find nothing that says how it ended.
@@ -101,6 +101,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
                     outcomes::free(context, key).await.map_err(TurnError::from),
                     spent,
                     if free { lift_finalizer(context, &written).await } else { Ok(()) },
+                    claims::say(context, key, words, now).await,
                 ];
                 return done.into_iter().collect();
             }
@@ -325,11 +326,12 @@ async fn missing(context: &Context, key: &Key) -> Result<(), TurnError> {
         tell::those_who_wait(context, state, key, None, &decision, &gathered.impostors);
         set_alarms(state, key, &decision, &gathered, now);
     });
-    let told = claims::tell(context, key, None, &decision, &gathered, now).await;
+    let (told, words) = claims::tell(context, key, None, &decision, &gathered, now).await;
     let started = starting::go(context, key, None, &decision, &gathered).await;
     outcomes::free(context, key).await?;
     started?;
-    told
+    told?;
+    claims::say(context, key, words, now).await
 }
 
 /// When the same primitive needs a turn although nothing happens to it.

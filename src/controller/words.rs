@@ -1,7 +1,7 @@
 //! What a waiting Pod is told, in words for people: for what it waits and behind whom, or why it will not hold. Names are those of the Pod's own
 //! namespace. Pure.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use super::{
     facts::PodFacts,
@@ -24,7 +24,7 @@ pub struct Line<'a> {
     key: &'a Key,
     object: Option<&'a Object>,
     all: usize,
-    said: HashMap<Why, HashMap<String, (Arc<str>, Arc<str>)>>,
+    said: HashMap<Why, HashMap<String, Waits>>,
 }
 
 impl<'a> Line<'a> {
@@ -36,14 +36,13 @@ impl<'a> Line<'a> {
     /// For somebody of `namespace` at this place.
     pub fn at(&mut self, place: usize, why: Why, namespace: &str) -> Waits {
         let known = self.said.get(&why).and_then(|said| said.get(namespace)).cloned();
-        let (before, after) = known.unwrap_or_else(|| {
+        let waits = known.unwrap_or_else(|| {
             let (before, after) = self.around(why, namespace);
-            let said: (Arc<str>, Arc<str>) = (before.into(), after.unwrap_or_default().into());
-            self.said.entry(why).or_default().insert(namespace.to_owned(), said.clone());
-            said
+            let waits = Waits { before: before.into(), place: after.as_ref().map(|_| place), after: after.unwrap_or_default().into() };
+            self.said.entry(why).or_default().insert(namespace.to_owned(), waits.clone());
+            waits
         });
-        let place = (!after.is_empty()).then_some(place);
-        Waits { before, place, after }
+        Waits { place: waits.place.map(|_| place), ..waits }
     }
 
     /// What comes before the place and after it, if there is a place.

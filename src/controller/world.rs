@@ -1,5 +1,5 @@
 //! The leader's picture of the cluster: primitives, Pods, Jobs, Claims, nodes and open sessions, and which primitives need a look. Synchronous: watches
-//! and sessions put facts in, turns read them. The picture may propose; only what is read live, or written, disposes.
+//! and sessions put facts in, turns read them. The picture may propose; only what is read live, or written, or reported as deleted, disposes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -229,6 +229,7 @@ impl State {
         if let Some(known) = self.pods.get(pod.uid()) {
             for (key, _) in known.items() {
                 forget(&mut self.pods_of, key, pod.uid());
+                self.dirty.insert(key.clone());
             }
         }
         for (key, _) in pod.items() {

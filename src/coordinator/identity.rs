@@ -46,7 +46,7 @@ pub enum IdentityError {
     Unavailable(#[source] Box<kube::Error>),
 }
 
-/// Asks the API server, and remembers its answers for a moment.
+/// Asks the API server, and remembers its answers for a while.
 pub struct Identities {
     client: Client,
     known: Mutex<HashMap<[u8; 32], (Identity, Instant)>>,
@@ -74,7 +74,7 @@ impl Identities {
         Ok(identity)
     }
 
-    /// The Pod that this token was made for, if the API server said so a moment ago.
+    /// The Pod that this token was made for, if the API server said so not long ago.
     pub fn recall(&self, token: &str) -> Option<Identity> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(&digest(token)).filter(|(_, until)| Instant::now() < *until).map(|(identity, _)| identity.clone())

@@ -3,7 +3,8 @@
 //! `POST /v1/acquire` answers with one [`Progress`] a line until it is granted or refused; `POST /v1/verify` with [`Verified`];
 //! `POST /v1/release` with an empty object. What wraps a command also asks `POST /v1/held`, which answers with [`Held`], and says [`Ended`] to
 //! `POST /v1/ended`, which answers with an empty object. Errors are an HTTP status and a [`Problem`]; 429 asks to come
-//! back later. Each connection carries one request; an agent that asks to upgrade an acquire session to [`LINES`] is sent the same lines without HTTP around them. No other request has a body: what a Pod may
+//! back later. Each connection carries one request; an agent that asks to upgrade an acquire session to [`LINES`] is sent the same lines without HTTP
+//! around them. No other request has a body: what a Pod may
 //! ask stands in its annotations.
 
 use serde::{Deserialize, Serialize};

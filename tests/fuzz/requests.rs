@@ -133,7 +133,8 @@ fn check(input: &[u8]) -> usize {
             // Nobody else's pace: each input has a minute of its own.
             tokio::time::advance(Duration::from_secs(60)).await;
             let (mut ours, theirs) = duplex(4096);
-            let connection = http(Limits::COORDINATOR).serve_connection(TokioIo::new(theirs), TowerToHyperService::new(router.clone()));
+            let connection =
+                http(Limits::COORDINATOR).serve_connection(TokioIo::new(theirs), TowerToHyperService::new(router.clone())).with_upgrades();
             let connection = tokio::spawn(connection);
             let mut answer = Vec::new();
             let (mut read, mut write) = tokio::io::split(&mut ours);

@@ -15,7 +15,7 @@ pub use ask::{ask, examine, give_up, prove};
 pub use facts::ClaimFacts;
 pub use look::look;
 pub use picture::Renewed;
-pub use tell::{expire, expiring, tell};
+pub use tell::{expire, expiring, say, tell};
 
 #[cfg(test)]
 mod tests;

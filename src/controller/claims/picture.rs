@@ -29,6 +29,7 @@ impl State {
         if self.claims.get(claim.uid()).is_some_and(|known| known.revision() >= claim.revision()) {
             return;
         }
+        self.gone.remove(claim.uid());
         let claim = Arc::new(claim);
         self.claims_of.entry(claim.key.clone()).or_default().insert(claim.uid().to_owned(), claim.clone());
         self.dirty.insert(claim.key.clone());
@@ -53,8 +54,9 @@ impl State {
 
     /// A Claim of this UID was deleted, as the API server's own log of changes says: unlike an absence, that is proof.
     pub fn deleted_claim(&mut self, key: &Key, uid: &str) {
-        if self.objects.get(key).is_some_and(|object| ask::holds(object, uid)) {
+        if self.objects.get(key).is_some_and(|object| ask::holds(object, uid) || object.applied().iter().any(|applied| applied == uid)) {
             self.remember_gone(uid);
+            self.dirty.insert(key.clone());
         }
         self.remove_claim(uid);
     }

@@ -35,6 +35,9 @@ use crate::{
     rules::{Decision, Evidence, Who},
 };
 
+/// Most Claims that are told for what they wait in one turn; the next turn tells more.
+const MOST_WORDS: usize = 64;
+
 /// What a Claim waits for is written when it begins to wait, and then at most this often.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
@@ -65,6 +68,10 @@ pub fn expiring(decision: &mut Decision, gathered: &Gathered, object: &Object, n
     }
 }
 
+/// What is left to say once everybody has an answer who is owed one: for what the others wait. It is only a word.
+#[must_use]
+pub struct Words(Vec<(Arc<ClaimFacts>, Answer)>);
+
 /// Tells every Claim what the turn means for it. `after` is the primitive as it was written, or would have been.
 pub async fn tell(
     context: &Context,
@@ -73,9 +80,8 @@ pub async fn tell(
     decision: &Decision,
     gathered: &Gathered,
     now: Timestamp,
-) -> Result<(), TurnError> {
-    let mut lost = Vec::new();
-    let mut answers: Vec<(Arc<ClaimFacts>, Answer)> = Vec::new();
+) -> (Result<(), TurnError>, Words) {
+    let (mut lost, mut answers, mut words) = (Vec::new(), Vec::new(), Vec::new());
     {
         let mut state = context.world.lock();
         let found = Answers::of(key, after, decision);
@@ -85,8 +91,15 @@ pub async fn tell(
             let since = if claim.pending() { Some(now) } else { state.renewed.get(claim.uid()).map(|renewed| renewed.time) };
             let expires_at = since.zip(ttl).and_then(|(since, ttl)| ends(since, ttl));
             match found.to(claim, expires_at) {
-                Some(answer) if says_more(&mut state, key, claim, &answer, now) => answers.push((claim.clone(), answer)),
-                Some(_) => {}
+                Some(Answer::Waits(text)) if !says_more(&mut state, key, claim, &text) => {}
+                Some(Answer::Waits(_)) if words.len() >= MOST_WORDS => {
+                    // A crowd that comes at once does not keep the primitive from its next turn.
+                    state.said.remove(claim.uid());
+                    state.dirty.insert(key.clone());
+                }
+                Some(word @ Answer::Waits(_)) => words.push((claim.clone(), word)),
+                Some(answer) if claim.claim.status.as_ref() == Some(&status(claim, &answer, now)) => {}
+                Some(answer) => answers.push((claim.clone(), answer)),
                 None if claim.deleting() && !claim.owes() => {}
                 None if claim.holds() || claim.owes() && (claim.settled() || claim.deleting()) => lost.push(claim.clone()),
                 None => {}
@@ -96,7 +109,10 @@ pub async fn tell(
     let mut done = Vec::new();
     if !lost.is_empty() {
         // What we saw of the primitive may be older than what we saw of these Claims.
-        let live = context.store.get(key).await?;
+        let live = match context.store.get(key).await {
+            Ok(live) => live,
+            Err(error) => return (Err(error.into()), Words(words)),
+        };
         for claim in lost {
             let held = live.as_ref().is_some_and(|object| ask::holds(object, claim.uid()));
             if held {
@@ -109,18 +125,23 @@ pub async fn tell(
             }
         }
     }
-    // Those who may go on come first: for what the others wait is only a word.
-    let (words, answers): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(_, answer)| matches!(answer, Answer::Waits(_)));
-    for part in [answers, words] {
-        let writes = part.into_iter().map(async |(claim, answer)| write(context, key, &claim, &answer, now).await.map(|_| ()));
-        done.extend(stream::iter(writes).buffered(AT_ONCE).collect::<Vec<_>>().await);
-    }
+    done.push(write_all(context, key, answers, now).await);
+    (done.into_iter().collect(), Words(words))
+}
+
+/// Says what is left to say.
+pub async fn say(context: &Context, key: &Key, Words(words): Words, now: Timestamp) -> Result<(), TurnError> {
+    write_all(context, key, words, now).await
+}
+
+async fn write_all(context: &Context, key: &Key, all: Vec<(Arc<ClaimFacts>, Answer)>, now: Timestamp) -> Result<(), TurnError> {
+    let writes = all.into_iter().map(async |(claim, answer)| write(context, key, &claim, &answer, now).await.map(|_| ()));
+    let done: Vec<_> = stream::iter(writes).buffered(AT_ONCE).collect().await;
     done.into_iter().collect()
 }
 
-/// Whether the answer is to be written: it says something new, and nobody is told for what it waits again and again.
-fn says_more(state: &mut State, key: &Key, claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> bool {
-    let Answer::Waits(text) = answer else { return claim.claim.status.as_ref() != Some(&status(claim, answer, now)) };
+/// Whether it is to be written for what a Claim waits: it is new, and nobody is told so again and again.
+fn says_more(state: &mut State, key: &Key, claim: &ClaimFacts, text: &str) -> bool {
     let said = claim.claim.status.as_ref().filter(|said| said.observed_generation == claim.claim.metadata.generation);
     if said.is_some_and(|said| says(said, text)) {
         return false;

@@ -350,7 +350,7 @@ fn another_namespace_needs_consent() {
     let known = pod_request("a", 1, 0);
     let stranger = Request { who: Who { namespace: "elsewhere".into(), ..(*known.who).clone() }.into(), ..known };
     let mut primitive = semaphore(1);
-    assert_eq!(ask(&primitive, &[stranger.clone()], &[], later()).refused[0].why, Refused::NotAllowed);
+    assert_eq!(ask(&primitive, std::slice::from_ref(&stranger), &[], later()).refused[0].why, Refused::NotAllowed);
     primitive.allowed_namespaces = vec!["elsewhere".into()];
     assert_eq!(granted(&ask(&primitive, &[stranger], &[], later())), ["a"]);
 }
