@@ -149,7 +149,7 @@ impl Metrics {
     pub fn decided(&self, kind: Kind, decision: &Decision, requests: &[Request], now: Timestamp) {
         let of = OfKind { kind: kind.word() };
         let granted: HashSet<&str> = decision.granted.iter().filter(|grant| grant.new).map(|grant| grant.asker.as_str()).collect();
-        for request in requests.iter().filter(|request| !granted.is_empty() && granted.contains(request.asker())) {
+        for request in requests.iter().filter(|request| granted.contains(request.asker())) {
             self.grants.get_or_create(&of).inc();
             if let Ok(waited) = Duration::try_from(now.duration_since(request.created)) {
                 self.waits.0.get_or_create(&of).observe(waited.as_secs_f64());

@@ -68,7 +68,8 @@ pub fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> Arc<ServerConfig>
     Arc::new(config)
 }
 
-/// Serves `router` until some seconds after `leaving`; then accepts nothing new and lets open requests finish. Without a configuration of TLS, without TLS.
+/// Serves `router` until some seconds after `leaving`; then accepts nothing new and lets open requests finish. Upgraded connections are not waited for: whoever
+/// speaks on them ends them. Without a configuration of TLS, without TLS.
 pub async fn serve(
     listener: TcpListener,
     config: Option<Arc<ServerConfig>>,
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_upgraded_connection_is_no_request_any_more() {
+    async fn a_server_that_leaves_neither_waits_for_an_upgraded_connection_nor_ends_it() {
         let speak = async |mut request: Request<Body>| {
             let upgrade = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
@@ -335,7 +336,7 @@ mod tests {
         );
         leaving.cancel();
         server.await.unwrap().unwrap();
-        assert!(!is_ended(&mut client, false).await, "whoever speaks on it ends it");
+        assert!(!is_ended(&mut client, false).await, "whoever speaks on it should have ended it");
     }
 
     #[tokio::test]

@@ -31,7 +31,7 @@ use crate::coordinator::protocol::{Ended, Held, LINES, Problem, Progress, Reason
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Three heartbeats: after this much silence the session is taken for dead.
 pub const SILENCE: Duration = Duration::from_secs(15);
-/// The request whose answer are lines.
+/// The request that is answered with lines.
 const ACQUIRE: &str = "/v1/acquire";
 /// No line and no error is longer; a server that sends more is not ours.
 const LONGEST_MESSAGE: usize = 256 * 1024;
@@ -88,27 +88,27 @@ pub struct Session {
 
 /// Where the lines come from.
 enum Lines {
-    /// A connection that was upgraded to nothing but lines.
+    /// A connection that was upgraded to bare lines.
     Plain(TokioIo<Upgraded>),
     /// The body of a response, by a server that knows no better.
     Body(Incoming),
 }
 
 impl Lines {
-    /// More of them, at the end of the buffer; none at their end.
-    async fn read(&mut self, buffer: &mut Vec<u8>) -> Result<Option<()>, Failure> {
+    /// Adds more of them to the buffer; says whether there were any.
+    async fn read(&mut self, buffer: &mut Vec<u8>) -> Result<bool, Failure> {
         let lost = |error: &dyn std::fmt::Display| unavailable("the connection was lost", error);
         match self {
             Self::Plain(connection) => {
                 let read = connection.read_buf(buffer).await.map_err(|error| lost(&error))?;
-                Ok((read > 0).then_some(()))
+                Ok(read > 0)
             }
             Self::Body(body) => {
-                let Some(frame) = body.frame().await else { return Ok(None) };
+                let Some(frame) = body.frame().await else { return Ok(false) };
                 if let Some(data) = frame.map_err(|error| lost(&error))?.data_ref() {
                     buffer.extend_from_slice(data);
                 }
-                Ok(Some(()))
+                Ok(true)
             }
         }
     }
@@ -172,7 +172,7 @@ impl Coordinator {
         read_json::<Value>(response).await.map(drop)
     }
 
-    /// Sends, and returns the response if it is 200.
+    /// Sends, and returns the response if it is 200, or to [`ACQUIRE`] an upgrade.
     async fn post(&self, path: &'static str, body: Bytes) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), Failure> {
         // Read anew every time: the kubelet replaces it before it expires.
         let token = std::fs::read_to_string(&self.token_file).map_err(|error| unavailable("reading the Pod's token failed", &error))?;
@@ -233,7 +233,7 @@ impl Coordinator {
         })?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(tls)).await.map_err(|error| unavailable("the connection was lost", &error))?;
-        // Whatever ends the connection shows in the response or its body.
+        // Whatever ends the connection shows in the response, its body, or what it was upgraded to.
         let driver = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.with_upgrades().await) }));
         Ok((sender, driver))
     }
@@ -259,8 +259,9 @@ impl Session {
             if self.buffer.len() > LONGEST_MESSAGE {
                 return Err(Failure::Unavailable("the server's answer makes no sense: a line without an end".to_owned()));
             }
-            let more = timeout(SILENCE, self.lines.read(&mut self.buffer)).await.map_err(|_| silence())??;
-            more.ok_or_else(|| Failure::Unavailable("the server ended the session".to_owned()))?;
+            if !timeout(SILENCE, self.lines.read(&mut self.buffer)).await.map_err(|_| silence())?? {
+                return Err(Failure::Unavailable("the server ended the session".to_owned()));
+            }
         }
     }
 }

@@ -58,10 +58,10 @@ enum Reply {
     Status(u16, String),
     /// Lines, each after a pause; then the end of the response.
     Lines(Vec<(Duration, String)>),
-    /// The same on a connection that is upgraded, without HTTP around them.
-    Plain(Vec<(Duration, String)>),
     /// The same, and then silence with the connection open.
     Hang(Vec<(Duration, String)>),
+    /// Lines without HTTP around them, and without the pauses, on a connection that is upgraded; then its end.
+    Plain(Vec<(Duration, String)>),
     /// The connection breaks.
     Break,
 }

@@ -71,10 +71,7 @@ fn of_object(object: &Value, default_namespace: &str) -> Option<Value> {
         Some((parse(&annotations, *subject).ok()??.in_namespace(namespace), *subject, *who))
     });
     if plan.is_none() && refused.is_none() && warnings.is_empty() {
-        warnings.extend(idle(object, kind).filter(|_| !["Pod", "Job", "CronJob"].contains(&kind)));
-    }
-    if plan.is_none() && refused.is_none() && warnings.is_empty() {
-        return None;
+        warnings.push(unread(object, kind)?);
     }
     let (holder, lines) = plan.as_ref().map_or((None, Vec::new()), |(plan, subject, who)| (Some(*who), lines(plan, *subject, namespace)));
     Some(json!({
@@ -83,7 +80,10 @@ fn of_object(object: &Value, default_namespace: &str) -> Option<Value> {
 }
 
 /// What is said of annotations that nobody reads.
-fn idle(object: &Value, kind: &str) -> Option<String> {
+fn unread(object: &Value, kind: &str) -> Option<String> {
+    if ["Pod", "Job", "CronJob"].contains(&kind) {
+        return None;
+    }
     let annotations = object.pointer("/metadata/annotations").and_then(Value::as_object)?;
     let key = annotations.keys().find(|key| key.starts_with(names::USER_PREFIX) && *key != names::INJECT)?;
     Some(format!("{key} does nothing on a {kind}: it is read on a Pod, a Job, a CronJob and the pod template of whatever else makes Pods"))

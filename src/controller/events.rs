@@ -1,7 +1,7 @@
 //! Kubernetes Events: what `kubectl describe` shows to people. They are told and forgotten: when there are too many, some are left out, and no decision
-//! waits for them. They do not flood: of what is as it should be, each object tells no more than [`BURST`] at once and then one every [`EVERY`], and all
-//! primitives together no more than [`BURST_OF_ALL`] and [`EVERY_OF_ALL`] beyond a handoff of each; each says how much it left out. What a person should know is
-//! always told.
+//! waits for them. They do not flood. Of what is as it should be, each object tells no more than [`BURST`] at once and then one every [`EVERY`], and all primitives
+//! together no more than [`BURST_OF_ALL`] and [`EVERY_OF_ALL`], though each of them [`AT_LEAST`]; whoever left something out says how much when it tells again.
+//! What a person should know is always told.
 
 use std::{collections::HashMap, time::Duration};
 

@@ -85,7 +85,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
         match write(context, key, &object, &decision, now).await {
             Ok(written) => {
                 ending::lost(context, key, &written, &gathered.facts.evidence).await;
-                // First of all everybody is told: what is done to others below may be refused by somebody's policy, again and again.
+                // Whoever is owed an answer is told first: what is done to others below may be refused by somebody's policy, again and again. Mere words come last.
                 let free = settle(context, key, &object, &written, &decision, &gathered, now);
                 let (told, words) = claims::tell(context, key, Some(&written), &decision, &gathered, now).await;
                 tell::events(context, &written, &decision);

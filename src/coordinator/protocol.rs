@@ -2,14 +2,14 @@
 //!
 //! `POST /v1/acquire` answers with one [`Progress`] a line until it is granted or refused; `POST /v1/verify` with [`Verified`];
 //! `POST /v1/release` with an empty object. What wraps a command also asks `POST /v1/held`, which answers with [`Held`], and says [`Ended`] to
-//! `POST /v1/ended`, which answers with an empty object. Errors are an HTTP status and a [`Problem`]; 429 asks to come
-//! back later. Each connection carries one request; an agent that asks to upgrade an acquire session to [`LINES`] is sent the same lines without HTTP
-//! around them. No other request has a body: what a Pod may
-//! ask stands in its annotations.
+//! `POST /v1/ended`, which answers with an empty object; no other request has a body: what a Pod may ask stands in its annotations. Errors are an HTTP status and
+//! a [`Problem`]; 429 asks to come back later. Each connection carries one request. An agent may ask to upgrade an acquire session to [`LINES`]: the same lines,
+//! without HTTP around them.
 
 use serde::{Deserialize, Serialize};
 
-/// What a connection is upgraded to whose session is nothing but lines: each one open for long, so what an HTTP server keeps for the next request is given back.
+/// What an acquire session may be upgraded to: its lines, without HTTP. A session lasts long, and all the while an HTTP server would keep buffers for requests that
+/// never come.
 pub const LINES: &str = "konductor-lines";
 
 /// A line of the stream that answers `POST /v1/acquire`.

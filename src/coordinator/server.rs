@@ -165,9 +165,9 @@ async fn acquire(State(coordinator): State<Arc<Coordinator>>, sender: Sender, mu
     let mut beat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let line = Line { context, pod, guard, place, beat, said: None, done: false };
-    let wishes = request.headers().get(header::UPGRADE).is_some_and(|to| to == LINES);
-    if wishes && request.extensions().get::<OnUpgrade>().is_some() {
-        let upgrade = hyper::upgrade::on(&mut request);
+    let asked = request.headers().get(header::UPGRADE).is_some_and(|to| to == LINES);
+    // Without it there is no connection to be had, whatever was asked: then the lines are the body.
+    if let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>().filter(|_| asked) {
         tokio::spawn(async move {
             if let Ok(connection) = upgrade.await {
                 line.speak(TokioIo::new(connection)).await;
@@ -234,7 +234,7 @@ impl Line {
         loop {
             let text = tokio::select! {
                 text = self.text() => text,
-                // It has nothing more to say: this is its end.
+                // An agent says nothing after its request: this is the end of its connection.
                 _ = connection.read_u8() => return,
             };
             let Some(text) = text else { break };

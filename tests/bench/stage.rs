@@ -88,7 +88,7 @@ impl Cluster {
         Process::of_container(&status.and_then(|status| status.container_id).context("the leader has no container")?)
     }
 
-    /// Makes another leader of a process that has done nothing yet.
+    /// Replaces all of konductor's Pods, so that the leader is a process that has done nothing yet.
     pub async fn change_leader(&self) -> anyhow::Result<()> {
         let pods = Api::<Pod>::namespaced(self.client.clone(), SYSTEM);
         let ours = ListParams::default().labels("app.kubernetes.io/name=konductor");

@@ -214,7 +214,7 @@ pub fn status(claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> ClaimStatu
     ClaimStatus { observed_generation: generation, conditions, phase, token, granted_at, expires_at, message }
 }
 
-/// Whether a status says this for what its Claim waits.
+/// Whether a status says already that its Claim waits for this.
 pub fn says(status: &ClaimStatus, text: &str) -> bool {
     status.message.as_ref().is_some_and(|message| message.chars().eq(text.chars().take(LONGEST)))
 }

@@ -29,6 +29,7 @@ impl State {
         if self.claims.get(claim.uid()).is_some_and(|known| known.revision() >= claim.revision()) {
             return;
         }
+        // A backup of etcd that is put back may bring a UID back: what is seen is not gone.
         self.gone.remove(claim.uid());
         let claim = Arc::new(claim);
         self.claims_of.entry(claim.key.clone()).or_default().insert(claim.uid().to_owned(), claim.clone());

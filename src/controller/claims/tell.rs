@@ -72,7 +72,7 @@ pub fn expiring(decision: &mut Decision, gathered: &Gathered, object: &Object, n
 #[must_use]
 pub struct Words(Vec<(Arc<ClaimFacts>, Answer)>);
 
-/// Tells every Claim what the turn means for it. `after` is the primitive as it was written, or would have been.
+/// Tells every Claim that is owed an answer what the turn means for it. `after` is the primitive as it was written, or would have been.
 pub async fn tell(
     context: &Context,
     key: &Key,
@@ -91,13 +91,13 @@ pub async fn tell(
             let since = if claim.pending() { Some(now) } else { state.renewed.get(claim.uid()).map(|renewed| renewed.time) };
             let expires_at = since.zip(ttl).and_then(|(since, ttl)| ends(since, ttl));
             match found.to(claim, expires_at) {
-                Some(Answer::Waits(text)) if !says_more(&mut state, key, claim, &text) => {}
-                Some(Answer::Waits(_)) if words.len() >= MOST_WORDS => {
-                    // A crowd that comes at once does not keep the primitive from its next turn.
-                    state.said.remove(claim.uid());
-                    state.dirty.insert(key.clone());
+                Some(Answer::Waits(text)) if !is_to_be_said(&mut state, key, claim, &text) => {}
+                // The next turn says more: a crowd that comes at once does not keep the primitive from it.
+                Some(Answer::Waits(_)) if words.len() >= MOST_WORDS => drop(state.dirty.insert(key.clone())),
+                Some(word @ Answer::Waits(_)) => {
+                    state.said.insert(claim.uid().to_owned(), Instant::now());
+                    words.push((claim.clone(), word));
                 }
-                Some(word @ Answer::Waits(_)) => words.push((claim.clone(), word)),
                 Some(answer) if claim.claim.status.as_ref() == Some(&status(claim, &answer, now)) => {}
                 Some(answer) => answers.push((claim.clone(), answer)),
                 None if claim.deleting() && !claim.owes() => {}
@@ -141,7 +141,7 @@ async fn write_all(context: &Context, key: &Key, all: Vec<(Arc<ClaimFacts>, Answ
 }
 
 /// Whether it is to be written for what a Claim waits: it is new, and nobody is told so again and again.
-fn says_more(state: &mut State, key: &Key, claim: &ClaimFacts, text: &str) -> bool {
+fn is_to_be_said(state: &mut State, key: &Key, claim: &ClaimFacts, text: &str) -> bool {
     let said = claim.claim.status.as_ref().filter(|said| said.observed_generation == claim.claim.metadata.generation);
     if said.is_some_and(|said| says(said, text)) {
         return false;
@@ -151,7 +151,6 @@ fn says_more(state: &mut State, key: &Key, claim: &ClaimFacts, text: &str) -> bo
         state.alarm(key, due);
         return false;
     }
-    state.said.insert(claim.uid().to_owned(), Instant::now());
     true
 }
 
