@@ -133,10 +133,7 @@ impl<'a> Holding<'a> {
     fn of(object: Option<&'a Object>) -> Self {
         let mut all = HashMap::new();
         for holder in object.into_iter().flat_map(Object::holders) {
-            if holder.kind != HolderKind::Job {
-                all.insert(holder.uid.as_str(), (holder.token, holder));
-            }
-            all.extend(holder.pods.iter().map(|admitted| (admitted.uid.as_str(), (admitted.token, holder))));
+            all.extend(let_in(holder).map(|(uid, token)| (uid, (token, holder))));
         }
         Self(all)
     }
@@ -154,10 +151,13 @@ impl<'a> Holding<'a> {
 
 /// The token that the object shows for a Pod: its own, or the one that it was let in with under a Job's hold.
 pub fn token_of(object: &Object, pod: &PodFacts) -> Option<i64> {
-    object.holders().iter().find_map(|holder| match holder.kind {
-        HolderKind::Pod | HolderKind::Claim => (holder.uid == pod.uid()).then_some(holder.token),
-        HolderKind::Job => holder.pods.iter().find(|admitted| admitted.uid == pod.uid()).map(|admitted| admitted.token),
-    })
+    object.holders().iter().flat_map(let_in).find(|(uid, _)| *uid == pod.uid()).map(|(_, token)| token)
+}
+
+/// Who is let in by a hold, by UID, each with its token: the holder itself, or the Pods of a Job.
+fn let_in(holder: &Holder) -> impl Iterator<Item = (&str, i64)> {
+    let itself = (holder.kind != HolderKind::Job).then_some((holder.uid.as_str(), holder.token));
+    itself.into_iter().chain(holder.pods.iter().map(|pod| (pod.uid.as_str(), pod.token)))
 }
 
 /// Brings a moment forward.

@@ -190,7 +190,7 @@ pub fn status(claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> ClaimStatu
         Answer::Expired(text) => (ClaimPhase::Expired, "Expired", text.clone()),
         Answer::Released(text) => (ClaimPhase::Released, "Released", text.clone()),
     };
-    let text: String = text.chars().take(LONGEST).collect();
+    let text: String = cut(&text).collect();
     let generation = claim.claim.metadata.generation;
     let mut conditions = before.conditions.clone();
     set_condition(&mut conditions, now, generation, "Granted", (phase == ClaimPhase::Granted, reason), text.clone());
@@ -214,9 +214,14 @@ pub fn status(claim: &ClaimFacts, answer: &Answer, now: Timestamp) -> ClaimStatu
     ClaimStatus { observed_generation: generation, conditions, phase, token, granted_at, expires_at, message }
 }
 
+/// As much of a message as the schema takes.
+fn cut(text: &str) -> impl Iterator<Item = char> {
+    text.chars().take(LONGEST)
+}
+
 /// Whether a status says already that its Claim waits for this.
 pub fn says(status: &ClaimStatus, text: &str) -> bool {
-    status.message.as_ref().is_some_and(|message| message.chars().eq(text.chars().take(LONGEST)))
+    status.message.as_ref().is_some_and(|message| message.chars().eq(cut(text)))
 }
 
 /// As it will be read again: to the second.
