@@ -35,8 +35,8 @@ pub async fn mutexes(cluster: &Cluster) -> anyhow::Result<Vec<Figure>> {
         async move { stage.make::<Mutex>(&format!("m-{number}"), json!({})).await }
     });
     stream::iter(made).buffer_unordered(32).try_collect::<Vec<_>>().await?;
-    // Three for each: one holds, two wait.
-    let pods = paper::pods(&stage, 3 * count, "konductor.io/mutex", |number| format!("m-{};strategy=wrap", number / 3)).await?;
+    // One holds, five wait: a line of its own length is the time of its slowest Mutex, and counts for less the longer it is.
+    let pods = paper::pods(&stage, 6 * count, "konductor.io/mutex", |number| format!("m-{};strategy=wrap", number / 6)).await?;
     let crowd = Crowd::line_up(pods).await?;
     cluster.leader().await?.calm().await?;
     let before = cluster.writes("mutexes").await?;
