@@ -20,7 +20,7 @@ pub fn bug(name: &str) -> bool {
 
 /// All of them.
 #[cfg(feature = "planted-bugs")]
-pub const ALL: [&str; 40] = [
+pub const ALL: [&str; 41] = [
     "status-without-version",
     "blind-retry-after-conflict",
     "granted-before-written",
@@ -53,6 +53,7 @@ pub const ALL: [&str; 40] = [
     "resumed-before-it-holds",
     "claim-expires-by-remote-time",
     "claim-expires-unseen",
+    "claim-released-when-unseen",
     "claim-let-in-again",
     "claim-vanishes-unrecorded",
     "step-applied-again",

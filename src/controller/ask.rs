@@ -53,7 +53,7 @@ pub fn pod(
     at: At,
     gathered: &mut Gathered,
 ) -> bool {
-    let Some(plan) = pod.plan.clone().filter(|_| !pod.deleting && !pod.ended) else { return false };
+    let Some(plan) = pod.plan().filter(|_| !pod.deleting && !pod.ended) else { return false };
     let session = state.sessions.get(pod.uid()).map(|session| session.confirmed.clone());
     let cut_off = pod.node.as_ref().is_some_and(|node| state.unreachable.contains_key(node));
     let presence = match session {
@@ -99,7 +99,7 @@ pub fn pod(
                 gathered.unknown_jobs.push(Unknown { namespace, name: owner.name.clone(), uid: owner.uid.clone() });
                 return false;
             }
-            Some(job) if job.terminal || job.who.namespace != pod.who.namespace || !same_items(job.plan.as_deref(), &plan) => {
+            Some(job) if job.terminal || job.who.namespace != pod.who.namespace || !same_items(job.plan(), plan) => {
                 gathered.impostors.push(pod.uid().to_owned());
                 return false;
             }
@@ -109,8 +109,7 @@ pub fn pod(
     let under_job = (who.kind == HolderKind::Job).then(|| pod.as_ref());
     let default_priority = object.map_or(0, Object::default_priority);
     let exists = object.is_some();
-    let asker =
-        Asker { uid: pod.uid(), plan: &plan, who, pod: under_job, created, patient_from, exists, presence, shared, default_priority };
+    let asker = Asker { uid: pod.uid(), plan, who, pod: under_job, created, patient_from, exists, presence, shared, default_priority };
     asker.ask(item, at.time, gathered);
     true
 }
@@ -118,7 +117,7 @@ pub fn pod(
 /// From when a Pod's patience counts for what it only waits for.
 pub fn pod_waits_from(state: &State, pod: &PodFacts) -> Timestamp {
     let job = pod.job.as_ref().and_then(|owner| state.jobs.get(&owner.uid));
-    job.zip(pod.plan.as_ref()).map_or(pod.created, |(job, plan)| waits_from(job, plan))
+    job.zip(pod.plan()).map_or(pod.created, |(job, plan)| waits_from(job, plan))
 }
 
 /// The same of a Job's Pods. One that konductor suspended has waited as a whole already.
@@ -128,7 +127,7 @@ fn waits_from(job: &JobFacts, plan: &Plan) -> Timestamp {
 
 /// Adds to the facts what a Job that konductor suspended asks of this primitive, if it is its turn to ask for it.
 pub fn job(state: &mut State, key: &Key, job: &JobFacts, at: At, gathered: &mut Gathered) {
-    let Some(plan) = job.plan.clone().filter(|_| job.held_back && !job.terminal && !job.deleting) else { return };
+    let Some(plan) = job.plan().filter(|_| job.held_back && !job.terminal && !job.deleting) else { return };
     let found = {
         let state = &*state;
         let gone_through = |key: &Key, item: &Item| job_is_past(state.objects.get(key), item, job, at.time);
@@ -145,7 +144,7 @@ pub fn job(state: &mut State, key: &Key, job: &JobFacts, at: At, gathered: &mut 
         Some((next, item)) if next == key => {
             let asker = Asker {
                 uid: &job.who.uid,
-                plan: &plan,
+                plan,
                 who: job.who.clone(),
                 pod: None,
                 created: job.created,
@@ -222,7 +221,8 @@ impl Asker<'_> {
     }
 }
 
-/// The first step that is not gone through. But one that will never be allowed comes before all, so that nothing is taken from others for nothing.
+/// The first step that is not gone through. But one that will never be allowed comes before all, so that nothing is taken from others for nothing. `object` is
+/// the primitive `here` as this turn read it, which may be newer than the picture.
 fn next_step<'a>(
     state: &State,
     here: &Key,

@@ -49,7 +49,7 @@ pub async fn wrapped(context: &Context, key: &Key, evidence: &[Evidence]) -> Res
 
 /// Whether a Pod runs on without its hold, as its annotations say. One that has not started yet does not.
 fn goes_on(pod: &PodFacts) -> bool {
-    pod.started && pod.plan.as_ref().is_some_and(|plan| plan.on_lost == OnLost::Ignore)
+    pod.started && pod.plan().is_some_and(|plan| plan.on_lost == OnLost::Ignore)
 }
 
 /// Deletes those who have held for longer than they may; their end releases the hold. Who has just been released has come to its end by itself.
@@ -72,7 +72,7 @@ pub async fn overdue(context: &Context, key: &Key, written: &Object, overdue: &[
 async fn end_pod(context: &Context, key: &Key, pod: &PodFacts) -> Result<(), kube::Error> {
     warn!(%key, pod = pod.who.in_full(), "without its hold: deleting it");
     let text = format!("no longer holds {}: the Pod is deleted", key.seen_from(&pod.who.namespace));
-    context.events.publish_pod(pod, Note::warning("HoldLost", text));
+    context.events.publish_who(&pod.who, Note::warning("HoldLost", text));
     context.delete(&pod.who).await
 }
 
@@ -96,7 +96,7 @@ pub async fn refused(context: &Context, key: &Key, decision: &Decision) {
         warn!(%key, pod = pod.who.in_full(), "refused while it holds others: deleting it");
         let text =
             format!("was refused {}: the Pod is deleted, so that it keeps nothing else from others", key.seen_from(&pod.who.namespace));
-        context.events.publish_pod(&pod, Note::warning("Refused", text));
+        context.events.publish_who(&pod.who, Note::warning("Refused", text));
         if let Err(error) = context.delete(&pod.who).await {
             warn!(pod = pod.who.in_full(), %error, "could not delete a Pod that was refused");
         }

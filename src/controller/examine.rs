@@ -80,10 +80,10 @@ fn limits(state: &State, object: &Object, holder: &Holder, at: At, gathered: &mu
     let (plan, started) = match kind {
         HolderKind::Pod => {
             let pod = state.pods.get(uid);
-            (pod.and_then(|pod| pod.plan.as_ref()), pod.is_some_and(|pod| pod.started))
+            (pod.and_then(|pod| pod.plan()), pod.is_some_and(|pod| pod.started))
         }
         HolderKind::Job => {
-            let job = state.jobs.get(uid).and_then(|job| job.plan.as_ref());
+            let job = state.jobs.get(uid).and_then(|job| job.plan());
             let mut pods = under(&state.pods_of, &object.key());
             (job, pods.any(|pod| pod.started && pod.job.as_ref().is_some_and(|job| job.uid == *uid)))
         }

@@ -33,9 +33,7 @@ pub struct PodFacts {
     /// The node that it was bound to.
     pub node: Option<String>,
     /// What its annotations ask for; `None` if it was not injected.
-    pub plan: Option<Arc<Plan>>,
-    /// The primitives that these name, in the same order.
-    pub(super) keys: Arc<[Key]>,
+    pub asks: Option<Arc<Asks>>,
     /// The Job under whose hold it acts.
     pub job: Option<PodRef>,
     /// How far its acquire step is. Of a wrapped command: whether its container runs.
@@ -68,9 +66,7 @@ pub struct JobFacts {
     /// When it was started, or last resumed; its patience counts from then.
     pub started: Timestamp,
     /// What its annotations ask for.
-    pub plan: Option<Arc<Plan>>,
-    /// The primitives that these name, in the same order.
-    pub(super) keys: Arc<[Key]>,
+    pub asks: Option<Arc<Asks>>,
     /// Whether several of its Pods may run at once.
     pub shared: bool,
     /// Whether it is Complete or Failed.
@@ -87,6 +83,36 @@ pub struct JobFacts {
     pub deleting: bool,
 }
 
+/// What the annotations of a Pod or a Job ask for, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Asks {
+    /// What they say, with the namespaces filled in.
+    pub plan: Plan,
+    /// The primitives that its items name, in the same order.
+    keys: Vec<Key>,
+}
+
+impl Asks {
+    fn of(meta: &ObjectMeta, subject: Subject) -> Option<Arc<Self>> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        let plan = plan::parse(meta.annotations.as_ref().unwrap_or(&NONE), subject).ok().flatten()?;
+        // With the namespaces filled in: the order of acquiring, and the numbers of the tokens, are those of the written-out names.
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let plan = plan.in_namespace(namespace);
+        let keys = plan.items.iter().map(|item| key_of(item, namespace)).collect();
+        Some(Arc::new(Self { plan, keys }))
+    }
+
+    fn items(&self) -> impl Iterator<Item = (&Key, &Item)> {
+        self.keys.iter().zip(&self.plan.items)
+    }
+}
+
+/// The primitives that are named there, if anything is asked for.
+fn keys(asks: Option<&Arc<Asks>>) -> &[Key] {
+    asks.map_or(&[], |asks| &asks.keys)
+}
+
 /// How something ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -100,15 +126,13 @@ impl PodFacts {
     /// Reads a Pod.
     pub fn of(pod: &Pod) -> Self {
         let meta = &pod.metadata;
-        let plan = injected(meta).then(|| plan_of(meta, if copied(meta) { Subject::PodOfJob } else { Subject::Pod })).flatten();
-        let wrapped = plan.as_ref().filter(|plan| plan.wraps()).and_then(|_| Wrapped::of(pod));
-        let who = who(HolderKind::Pod, meta);
+        let asks = injected(meta).then(|| Asks::of(meta, if copied(meta) { Subject::PodOfJob } else { Subject::Pod })).flatten();
+        let wrapped = asks.as_ref().filter(|asks| asks.plan.wraps()).and_then(|_| Wrapped::of(pod));
         Self {
-            keys: keys(plan.as_deref(), &who.namespace),
-            who: Arc::new(who),
+            who: Arc::new(who(HolderKind::Pod, meta)),
             created: created(meta),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
-            plan,
+            asks,
             job: job_of(meta),
             step: match &wrapped {
                 Some(wrapped) if wrapped.running => AcquireStep::Running,
@@ -132,9 +156,19 @@ impl PodFacts {
         &self.who.uid
     }
 
+    /// What its annotations say.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.asks.as_ref().map(|asks| &asks.plan)
+    }
+
     /// All that its annotations say, with the primitives that they name.
     pub fn items(&self) -> impl Iterator<Item = (&Key, &Item)> {
-        self.keys.iter().zip(self.plan.iter().flat_map(|plan| &plan.items))
+        self.asks.iter().flat_map(|asks| asks.items())
+    }
+
+    /// The primitives that they name.
+    pub fn keys(&self) -> &[Key] {
+        keys(self.asks.as_ref())
     }
 
     /// What its acquire step goes through.
@@ -171,8 +205,8 @@ impl PodFacts {
 
     /// Shares what it asks for with another one that asks for the same: a crowd of Pods is made from one template.
     pub fn share(&mut self, other: &Self) {
-        if self.plan == other.plan && self.keys == other.keys {
-            (self.plan, self.keys) = (other.plan.clone(), other.keys.clone());
+        if self.asks == other.asks {
+            self.asks.clone_from(&other.asks);
         }
     }
 
@@ -187,12 +221,10 @@ impl JobFacts {
     pub fn of(job: &Job) -> Self {
         let suspended = job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or(false);
         let held_back = suspended && job.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(names::SUSPENDED));
-        let (who, plan) = (who(HolderKind::Job, &job.metadata), plan_of(&job.metadata, Subject::Job));
         Self {
-            keys: keys(plan.as_deref(), &who.namespace),
-            who: Arc::new(who),
+            who: Arc::new(who(HolderKind::Job, &job.metadata)),
             created: created(&job.metadata),
-            plan,
+            asks: Asks::of(&job.metadata, Subject::Job),
             started: started(job).max(created(&job.metadata)),
             shared: job.spec.as_ref().and_then(|spec| spec.parallelism).unwrap_or(1) > 1,
             terminal: evidence::job_terminal(job),
@@ -212,23 +244,29 @@ impl JobFacts {
     /// Whether its hold of this primitive ends when none of its Pods can run any more. A member of a WaitGroup is not done while it is merely suspended; one
     /// that never started may have been edited since, and ask for something else now.
     pub fn lets_go(&self, key: &Key) -> bool {
-        let edited = self.held_back && !self.items().any(|(named, _)| named == key);
+        let edited = self.held_back && !self.keys().contains(key);
         edited || if key.kind == Kind::WaitGroup { self.terminal } else { self.rests() }
+    }
+
+    /// What its annotations say.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.asks.as_ref().map(|asks| &asks.plan)
     }
 
     /// All that its annotations say, with the primitives that they name.
     pub fn items(&self) -> impl Iterator<Item = (&Key, &Item)> {
-        self.keys.iter().zip(self.plan.iter().flat_map(|plan| &plan.items))
+        self.asks.iter().flat_map(|asks| asks.items())
+    }
+
+    /// The primitives that they name.
+    pub fn keys(&self) -> &[Key] {
+        keys(self.asks.as_ref())
     }
 
     /// What it goes through before it starts.
     pub fn steps(&self) -> impl Iterator<Item = (&Key, &Item)> {
         self.items().filter(|(_, item)| item.role.is_step())
     }
-}
-
-fn keys(plan: Option<&Plan>, namespace: &str) -> Arc<[Key]> {
-    plan.into_iter().flat_map(|plan| &plan.items).map(|item| key_of(item, namespace)).collect()
 }
 
 /// What a Gate sees of a Job.
@@ -282,13 +320,6 @@ fn vanishes(meta: &ObjectMeta) -> bool {
 /// Whether konductor's own label is there: only such Pods are watched.
 fn injected(meta: &ObjectMeta) -> bool {
     meta.labels.as_ref().and_then(|labels| labels.get(names::INJECTED_LABEL)).is_some_and(|value| value == "true")
-}
-
-fn plan_of(meta: &ObjectMeta, subject: Subject) -> Option<Arc<Plan>> {
-    static NONE: BTreeMap<String, String> = BTreeMap::new();
-    // With the namespaces filled in: the order of acquiring, and the numbers of the tokens, are those of the written-out names.
-    let namespace = meta.namespace.as_deref().unwrap_or_default();
-    plan::parse(meta.annotations.as_ref().unwrap_or(&NONE), subject).ok().flatten().map(|plan| Arc::new(plan.in_namespace(namespace)))
 }
 
 /// Whether a Pod's annotations are its Job's. The webhook has taken this mark from everybody else, and nobody can change it later.

@@ -234,7 +234,7 @@ impl Context {
             return Ok(Some(pod.clone()));
         }
         let pod = self.eye.pod(namespace, name, uid).await?.map(Arc::new);
-        if let Some(pod) = pod.as_ref().filter(|pod| pod.plan.is_some()) {
+        if let Some(pod) = pod.as_ref().filter(|pod| pod.asks.is_some()) {
             self.world.update(|state| state.meet_pod(pod.clone()));
         }
         Ok(pod)

@@ -50,7 +50,7 @@ impl State {
                 }
             }
         }
-        self.dirty.extend(pod.items().map(|(key, _)| key.clone()));
+        self.dirty.extend(pod.keys().iter().cloned());
     }
 }
 
@@ -62,7 +62,7 @@ pub fn is_silent(state: &State, pod: &PodFacts) -> bool {
 
 /// Whether a Pod leaves its command out rather than waits. Its container ends well then, so that it cannot be told otherwise later.
 pub fn skips(pod: &PodFacts) -> bool {
-    pod.wrapped.is_some() && pod.plan.as_ref().is_some_and(|plan| plan.on_conflict == OnConflict::Skip)
+    pod.wrapped.is_some() && pod.plan().is_some_and(|plan| plan.on_conflict == OnConflict::Skip)
 }
 
 /// What was said about the hold that this Pod has.

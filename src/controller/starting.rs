@@ -54,7 +54,7 @@ pub async fn go(
     }
     for Refusal { asker, why } in &decision.refused {
         if let Some(job) = held_back(context, asker) {
-            let skips = job.plan.as_ref().is_some_and(|plan| plan.on_conflict == OnConflict::Skip);
+            let skips = job.plan().is_some_and(|plan| plan.on_conflict == OnConflict::Skip);
             let held = job.items().any(|(named, item)| named == key && item.role.has_token());
             let skip = *why == Refused::NotFree && skips && held;
             // Nobody has it, and still it is not free, as when it is paused: that is no reason to leave a run out.

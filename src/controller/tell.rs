@@ -52,11 +52,13 @@ pub fn those_who_wait(context: &Context, state: &mut State, key: &Key, object: O
         if let (Some(pod), Some(session)) = (pods.get(asker), sessions.get(asker)) {
             let Some(place) = words::answer(key, object, *why, pod) else { continue };
             match &place {
-                Place::Skipped(message) => context.events.publish_pod(pod, Note::normal("Skipped", message.clone()).about_primitive(key)),
+                Place::Skipped(message) => {
+                    context.events.publish_who(&pod.who, Note::normal("Skipped", message.clone()).about_primitive(key))
+                }
                 Place::Refused { message, .. } if !session.is_refused() => {
                     context.metrics.refused(key.kind, *why);
                     info!(%key, pod = pod.who.in_full(), why = message, "refused");
-                    context.events.publish_pod(pod, Note::warning("Refused", message.clone()).about_primitive(key));
+                    context.events.publish_who(&pod.who, Note::warning("Refused", message.clone()).about_primitive(key));
                 }
                 _ => {}
             }
@@ -75,14 +77,14 @@ pub fn those_who_wait(context: &Context, state: &mut State, key: &Key, object: O
             session.tell(Place::Refused { reason: Reason::Denied, message });
             continue;
         }
-        context.events.publish_pod(pod, Note::normal("Skipped", message.clone()).about_primitive(key));
+        context.events.publish_who(&pod.who, Note::normal("Skipped", message.clone()).about_primitive(key));
         session.tell(Place::Skipped(message));
     }
     let State { pods, jobs, sessions, announced, .. } = state;
-    let mut line = words::Line::of(key, object, decision.queue.len());
+    let mut words = words::Common::of(key, object, decision.queue.len());
     for (index, Queued { asker, why }) in decision.queue.iter().enumerate() {
         let Some(who) = pods.get(asker).map(|pod| &pod.who).or_else(|| jobs.get(asker).map(|job| &job.who)) else { continue };
-        let waits = line.at(index + 1, *why, &who.namespace);
+        let waits = words.at(index + 1, *why, &who.namespace);
         let news = match sessions.get_mut(asker) {
             Some(session) => {
                 session.tell(Place::Waiting(waits.clone()));
@@ -117,14 +119,6 @@ pub fn confirm(state: &mut State, key: &Key, asker: &str, token: i64) {
     session.tell(Place::Granted(held.map(|(key, _)| Token { target: key.seen_from(&pod.who.namespace), token: token(key) }).collect()));
 }
 
-fn who_of(holder: &Holder) -> Who {
-    Who { kind: holder.kind, namespace: holder.namespace.clone(), name: holder.name.clone(), uid: holder.uid.clone() }
-}
-
-fn holder_text(holder: &Holder) -> String {
-    format!("{} (token {})", who_of(holder), holder.token)
-}
-
 /// One line a decision that changed anything for anybody: what was decided on, who is in and who is out, each with its token, and how it stands now. Who is
 /// refused has a line of its own, with the reason.
 pub fn log(key: &Key, before: &Object, after: &Object, decision: &Decision) {
@@ -140,6 +134,14 @@ pub fn log(key: &Key, before: &Object, after: &Object, decision: &Decision) {
         let (granted, released) = (granted.join(", "), released.join(", "));
         info!(%key, granted, released, stands, waiting = decision.queue.len(), "decided");
     }
+}
+
+fn who_of(holder: &Holder) -> Who {
+    Who { kind: holder.kind, namespace: holder.namespace.clone(), name: holder.name.clone(), uid: holder.uid.clone() }
+}
+
+fn holder_text(holder: &Holder) -> String {
+    format!("{} (token {})", who_of(holder), holder.token)
 }
 
 /// How a hold ended, where that is not its holder's plain end.

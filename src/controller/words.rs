@@ -19,43 +19,46 @@ use crate::{
 
 const PAUSED: &str = "it is paused, with no permits";
 
-/// The words for those who wait for one primitive. What they have in common is worked out once.
-pub struct Line<'a> {
+/// The words for those who wait for one primitive. What many of them have in common is worked out once.
+pub struct Common<'a> {
     key: &'a Key,
     object: Option<&'a Object>,
     all: usize,
     said: HashMap<Why, HashMap<String, Waits>>,
 }
 
-impl<'a> Line<'a> {
+impl<'a> Common<'a> {
     /// Of so many, for this primitive, if it exists.
     pub fn of(key: &'a Key, object: Option<&'a Object>, all: usize) -> Self {
         Self { key, object, all, said: HashMap::new() }
     }
 
     /// For somebody of `namespace` at this place.
-    pub fn at(&mut self, place: usize, why: Why, namespace: &str) -> Waits {
+    pub fn at(&mut self, number: usize, why: Why, namespace: &str) -> Waits {
         let known = self.said.get(&why).and_then(|said| said.get(namespace)).cloned();
-        let waits = known.unwrap_or_else(|| {
-            let (before, after) = self.around(why, namespace);
-            let waits = Waits { before: before.into(), place: after.as_ref().map(|_| place), after: after.unwrap_or_default().into() };
+        let mut waits = known.unwrap_or_else(|| {
+            let waits = self.first(why, namespace);
             self.said.entry(why).or_default().insert(namespace.to_owned(), waits.clone());
             waits
         });
-        Waits { place: waits.place.map(|_| place), ..waits }
+        if let Waits::InLine { place, .. } = &mut waits {
+            *place = number;
+        }
+        waits
     }
 
-    /// What comes before the place and after it, if there is a place.
-    fn around(&self, why: Why, namespace: &str) -> (String, Option<String>) {
+    /// For whoever of `namespace` would be the first.
+    fn first(&self, why: Why, namespace: &str) -> Waits {
         let name = self.key.seen_from(namespace);
-        let Some(object) = self.object else { return (format!("waiting for {name}, which does not exist yet"), None) };
+        let Some(object) = self.object else { return Waits::For(format!("waiting for {name}, which does not exist yet").into()) };
         let held = || match object::summary(object.holders(), namespace) {
             Some(holders) => format!("held by {holders}"),
             None => "nobody holds it".to_owned(),
         };
         let for_what = match why {
             Why::InLine | Why::TooYoung | Why::Away => {
-                return (format!("waiting for {name}: "), Some(format!(" of {} in line, {}", self.all, held())));
+                let (before, after) = (format!("waiting for {name}: "), format!(" of {} in line, {}", self.all, held()));
+                return Waits::InLine { before: before.into(), place: 1, after: after.into() };
             }
             Why::TooWide if object.capacity() == 0 => PAUSED.to_owned(),
             Why::TooWide => format!("asks for more than its {} permits; others go first until there are more", object.capacity()),
@@ -63,13 +66,13 @@ impl<'a> Line<'a> {
             Why::Shut => stands(object, namespace),
             Why::Deleting => format!("it is being deleted ({}); a new one of that name will do", held()),
         };
-        (format!("waiting for {name}: {for_what}"), None)
+        Waits::For(format!("waiting for {name}: {for_what}").into())
     }
 }
 
 /// Where somebody of `namespace` stands in line; `place` is its number and that of all.
 pub fn waiting(key: &Key, object: Option<&Object>, why: Why, place: (usize, usize), namespace: &str) -> String {
-    Line::of(key, object, place.1).at(place.0, why, namespace).to_string()
+    Common::of(key, object, place.1).at(place.0, why, namespace).to_string()
 }
 
 /// For what a Claim waits, and `first`: that it is the next in line; `None` if that is not worth a word. Only the next in line is told who holds: what

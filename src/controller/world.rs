@@ -218,39 +218,30 @@ impl State {
         if self.pods.get(pod.uid()) == Some(&pod) {
             return;
         }
-        let alike = pod.items().next().and_then(|(key, _)| self.pods_of.get(key)?.values().next().cloned());
+        let alike = pod.keys().first().and_then(|key| self.pods_of.get(key)?.values().next().cloned());
         if let (Some(alike), Some(pod)) = (alike, Arc::get_mut(&mut pod)) {
             pod.share(&alike);
         }
         if pod.step != AcquireStep::Running {
             self.between_runs.remove(pod.uid());
         }
+        let known = self.pods.insert(pod.uid().to_owned(), pod.clone());
         // Its annotations are frozen; but if they are not, it is not to be found under what they said before.
-        if let Some(known) = self.pods.get(pod.uid()) {
-            for (key, _) in known.items() {
-                forget(&mut self.pods_of, key, pod.uid());
-                self.dirty.insert(key.clone());
-            }
-        }
-        for (key, _) in pod.items() {
-            self.pods_of.entry(key.clone()).or_default().insert(pod.uid().to_owned(), pod.clone());
-            self.dirty.insert(key.clone());
-        }
-        self.pods.insert(pod.uid().to_owned(), pod);
+        let left = known.iter().flat_map(|known| known.keys());
+        refile(&mut self.pods_of, &mut self.dirty, pod.uid(), left, pod.keys(), &pod);
     }
 
     /// A Pod is not seen any more. That proves nothing yet: turns look for themselves.
     pub fn remove_pod(&mut self, uid: &str) {
         let Some(pod) = self.pods.remove(uid) else { return };
-        for (key, _) in pod.items() {
+        for key in pod.keys() {
             forget(&mut self.pods_of, key, uid);
-            self.settled.remove(&(uid.to_owned(), key.clone()));
-            self.slow.remove(&(uid.to_owned(), key.clone()));
-            self.dirty.insert(key.clone());
-        }
-        for (key, _) in pod.items() {
-            self.hinted.remove(&(uid.to_owned(), key.clone()));
-            self.reports.remove(&(uid.to_owned(), key.clone()));
+            let of = (uid.to_owned(), key.clone());
+            self.settled.remove(&of);
+            self.slow.remove(&of);
+            self.hinted.remove(&of);
+            self.reports.remove(&of);
+            self.dirty.insert(of.1);
         }
         self.between_runs.remove(uid);
         self.without_session.remove(uid);
@@ -273,21 +264,13 @@ impl State {
     /// A Job was seen.
     pub fn put_job(&mut self, job: impl Into<Arc<JobFacts>>) {
         let job = job.into();
-        let known = self.jobs.get(&job.who.uid);
-        if known == Some(&job) {
+        if self.jobs.get(&job.who.uid) == Some(&job) {
             return;
         }
+        let known = self.jobs.insert(job.who.uid.clone(), job.clone());
         // One that has not started may be edited.
-        let left: Vec<Key> = known.into_iter().flat_map(|known| known.items().map(|(key, _)| key.clone())).collect();
-        for key in left {
-            forget(&mut self.jobs_of, &key, &job.who.uid);
-            self.dirty.insert(key);
-        }
-        for (key, _) in job.items() {
-            self.jobs_of.entry(key.clone()).or_default().insert(job.who.uid.clone(), job.clone());
-            self.dirty.insert(key.clone());
-        }
-        self.jobs.insert(job.who.uid.clone(), job);
+        let left = known.iter().flat_map(|known| known.keys());
+        refile(&mut self.jobs_of, &mut self.dirty, &job.who.uid, left, job.keys(), &job);
     }
 
     /// A Job was read because it was not in the picture. What a watch has brought since then may be newer than the read, and nothing would bring it again.
@@ -311,11 +294,12 @@ impl State {
         let Some(job) = self.jobs.remove(uid) else { return };
         self.announced.remove(uid);
         self.asks.remove(uid);
-        for (key, _) in job.items() {
+        for key in job.keys() {
             forget(&mut self.jobs_of, key, uid);
-            self.settled.remove(&(uid.to_owned(), key.clone()));
-            self.slow.remove(&(uid.to_owned(), key.clone()));
-            self.dirty.insert(key.clone());
+            let of = (uid.to_owned(), key.clone());
+            self.settled.remove(&of);
+            self.slow.remove(&of);
+            self.dirty.insert(of.1);
         }
     }
 
@@ -331,13 +315,8 @@ impl State {
             (Some(Outage::Removed), Some((_, since))) => drop(self.unreachable.insert(name.to_owned(), (Outage::Removed, since))),
             (Some(outage), _) => drop(self.unreachable.insert(name.to_owned(), (outage, Instant::now()))),
         }
-        let affected: Vec<Key> = self
-            .pods
-            .values()
-            .filter(|pod| pod.node.as_deref() == Some(name))
-            .flat_map(|pod| pod.items().map(|(key, _)| key.clone()))
-            .collect();
-        self.dirty.extend(affected);
+        let on_it = self.pods.values().filter(|pod| pod.node.as_deref() == Some(name));
+        self.dirty.extend(on_it.flat_map(|pod| pod.keys()).cloned());
     }
 
     /// A node is not seen any more. That matters as long as there are Pods on it.
@@ -372,7 +351,7 @@ impl State {
         self.without_session.remove(pod.uid());
         self.between_runs.remove(pod.uid());
         self.sessions.insert(pod.uid().to_owned(), session);
-        self.dirty.extend(pod.items().map(|(key, _)| key.clone()));
+        self.dirty.extend(pod.keys().iter().cloned());
     }
 
     /// A session ended.
@@ -381,7 +360,7 @@ impl State {
             self.sessions.remove(pod_uid);
             if let Some(pod) = self.pods.get(pod_uid) {
                 self.without_session.insert(pod_uid.to_owned(), Instant::now());
-                self.dirty.extend(pod.items().map(|(key, _)| key.clone()));
+                self.dirty.extend(pod.keys().iter().cloned());
             }
         }
     }
@@ -391,7 +370,7 @@ impl State {
         if !self.pods.contains_key(pod.uid()) {
             return;
         }
-        for (key, _) in pod.items() {
+        for key in pod.keys() {
             self.hinted.insert((pod.uid().to_owned(), key.clone()));
             self.dirty.insert(key.clone());
         }
@@ -413,6 +392,25 @@ impl State {
     pub fn ring(&mut self, now: Instant) -> Option<Instant> {
         self.dirty.extend(self.alarms.due(now));
         self.alarms.next()
+    }
+}
+
+/// Files something under the primitives that it names, no more under those that it named before, and gives all of them a turn.
+fn refile<'a, T>(
+    index: &mut HashMap<Key, BTreeMap<String, Arc<T>>>,
+    dirty: &mut BTreeSet<Key>,
+    uid: &str,
+    before: impl Iterator<Item = &'a Key>,
+    now: &[Key],
+    it: &Arc<T>,
+) {
+    for key in before {
+        forget(index, key, uid);
+        dirty.insert(key.clone());
+    }
+    for key in now {
+        index.entry(key.clone()).or_default().insert(uid.to_owned(), it.clone());
+        dirty.insert(key.clone());
     }
 }
 

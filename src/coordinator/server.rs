@@ -122,7 +122,7 @@ impl Coordinator {
         if pod.who.namespace != namespace || pod.who.name != name {
             return Err(Refusal(StatusCode::FORBIDDEN, "the token names another Pod than its UID belongs to".to_owned()));
         }
-        if pod.plan.is_none() {
+        if pod.asks.is_none() {
             return Err(Refusal(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "the annotations of this Pod ask for nothing that konductor has".to_owned(),
@@ -279,7 +279,7 @@ impl Line {
                     if self.pod.steps().count() > 1 && !self.context.verify(&self.pod).await.is_ok_and(|verified| verified.held) {
                         return None;
                     }
-                    if self.pod.plan.as_ref().is_some_and(|plan| plan.fencing && !plan.wraps()) {
+                    if self.pod.plan().is_some_and(|plan| plan.fencing && !plan.wraps()) {
                         while let Err(error) = self.context.publish_tokens(&self.pod, &tokens).await {
                             warn!(pod = self.pod.who.in_full(), %error, "could not write the fencing tokens yet");
                             sleep(TOKENS_AGAIN).await;

@@ -14,23 +14,27 @@ use tokio::{sync::watch, time::Instant};
 use super::protocol::{Reason, Token};
 use crate::controller::Key;
 
-/// For what a Pod waits. Its place in line is its own; the words around that are those of everybody in the line, and there once.
+/// For what a Pod waits. What is the same for many is there once.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Waits {
-    /// What comes before the place.
-    pub before: Arc<str>,
-    /// The place, if there is a line.
-    pub place: Option<usize>,
-    /// What comes after it.
-    pub after: Arc<str>,
+pub enum Waits {
+    /// In line, at a place that is its own.
+    InLine {
+        /// What comes before the place.
+        before: Arc<str>,
+        /// The place.
+        place: usize,
+        /// What comes after it.
+        after: Arc<str>,
+    },
+    /// For something to happen.
+    For(Arc<str>),
 }
 
 impl fmt::Display for Waits {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { before, place, after } = self;
-        match place {
-            Some(place) => write!(out, "{before}{place}{after}"),
-            None => write!(out, "{before}{after}"),
+        match self {
+            Self::InLine { before, place, after } => write!(out, "{before}{place}{after}"),
+            Self::For(what) => out.write_str(what),
         }
     }
 }

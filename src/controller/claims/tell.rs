@@ -72,6 +72,41 @@ pub fn expiring(decision: &mut Decision, gathered: &Gathered, object: &Object, n
 #[must_use]
 pub struct Words(Vec<(Arc<ClaimFacts>, Answer)>);
 
+/// What there is to tell.
+#[derive(Default)]
+struct Telling {
+    answers: Vec<(Arc<ClaimFacts>, Answer)>,
+    /// Claims that say that they hold, or owe their end, and of which the primitive says nothing.
+    lost: Vec<Arc<ClaimFacts>>,
+    words: Vec<(Arc<ClaimFacts>, Answer)>,
+}
+
+fn telling(state: &mut State, key: &Key, after: Option<&Object>, decision: &Decision, gathered: &Gathered, now: Timestamp) -> Telling {
+    let mut telling = Telling::default();
+    let found = Answers::of(key, after, decision);
+    for claim in &gathered.claims {
+        let ttl = claim.ttl().or_else(|| after.map(Object::ttl));
+        // A hold has its whole time from when it is told.
+        let since = if claim.pending() { Some(now) } else { state.renewed.get(claim.uid()).map(|renewed| renewed.time) };
+        let expires_at = since.zip(ttl).and_then(|(since, ttl)| ends(since, ttl));
+        match found.to(claim, expires_at) {
+            Some(Answer::Waits(text)) if !is_to_be_said(state, key, claim, &text) => {}
+            // The next turn says more: a crowd that comes at once does not keep the primitive from it.
+            Some(Answer::Waits(_)) if telling.words.len() >= MOST_WORDS => drop(state.dirty.insert(key.clone())),
+            Some(word @ Answer::Waits(_)) => {
+                state.said.insert(claim.uid().to_owned(), Instant::now());
+                telling.words.push((claim.clone(), word));
+            }
+            Some(answer) if claim.claim.status.as_ref() == Some(&status(claim, &answer, now)) => {}
+            Some(answer) => telling.answers.push((claim.clone(), answer)),
+            None if claim.deleting() && !claim.owes() => {}
+            None if claim.holds() || claim.owes() && (claim.settled() || claim.deleting()) => telling.lost.push(claim.clone()),
+            None => {}
+        }
+    }
+    telling
+}
+
 /// Tells every Claim that is owed an answer what the turn means for it. `after` is the primitive as it was written, or would have been.
 pub async fn tell(
     context: &Context,
@@ -81,31 +116,7 @@ pub async fn tell(
     gathered: &Gathered,
     now: Timestamp,
 ) -> (Result<(), TurnError>, Words) {
-    let (mut lost, mut answers, mut words) = (Vec::new(), Vec::new(), Vec::new());
-    {
-        let mut state = context.world.lock();
-        let found = Answers::of(key, after, decision);
-        for claim in &gathered.claims {
-            let ttl = claim.ttl().or_else(|| after.map(Object::ttl));
-            // A hold has its whole time from when it is told.
-            let since = if claim.pending() { Some(now) } else { state.renewed.get(claim.uid()).map(|renewed| renewed.time) };
-            let expires_at = since.zip(ttl).and_then(|(since, ttl)| ends(since, ttl));
-            match found.to(claim, expires_at) {
-                Some(Answer::Waits(text)) if !is_to_be_said(&mut state, key, claim, &text) => {}
-                // The next turn says more: a crowd that comes at once does not keep the primitive from it.
-                Some(Answer::Waits(_)) if words.len() >= MOST_WORDS => drop(state.dirty.insert(key.clone())),
-                Some(word @ Answer::Waits(_)) => {
-                    state.said.insert(claim.uid().to_owned(), Instant::now());
-                    words.push((claim.clone(), word));
-                }
-                Some(answer) if claim.claim.status.as_ref() == Some(&status(claim, &answer, now)) => {}
-                Some(answer) => answers.push((claim.clone(), answer)),
-                None if claim.deleting() && !claim.owes() => {}
-                None if claim.holds() || claim.owes() && (claim.settled() || claim.deleting()) => lost.push(claim.clone()),
-                None => {}
-            }
-        }
-    }
+    let Telling { mut answers, lost, words } = telling(&mut context.world.lock(), key, after, decision, gathered, now);
     let mut done = Vec::new();
     if !lost.is_empty() {
         // What we saw of the primitive may be older than what we saw of these Claims.
