@@ -1,6 +1,6 @@
 //! From the end of a holder to the answer of the next: a Mutex for which one, ten or a thousand Pods wait.
 
-use std::time::Instant;
+use std::{collections::VecDeque, time::Instant};
 
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
@@ -17,6 +17,8 @@ use crate::{
 };
 
 const BESIDE: &str = "GET + compare-and-swap";
+/// Handoffs for each Pod beside those that wait: one that asked much oftener would be turned away.
+const TURNS: usize = 20;
 
 /// A Pod that was just let in.
 struct Granted {
@@ -107,9 +109,7 @@ async fn pods(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::Resul
         let reports = Instant::now();
         holder.pod.ends().await?;
         let calls = Instant::now();
-        let (called, next) = tokio::join!(holder.pod.line.release(), queue.next());
-        called?;
-        holder = next?;
+        ((), holder) = tokio::try_join!(holder.pod.line.release(), queue.next())?;
         from_call.push(holder.at.saturating_duration_since(calls));
         from_report.push(holder.at - reports);
         starts(&mut queue).await?;
@@ -127,10 +127,12 @@ async fn pods(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::Resul
 pub async fn of_commands(cluster: &Cluster, waiting: usize, handoffs: usize) -> anyhow::Result<Times> {
     let stage = cluster.stage("wrapped").await?;
     stage.make::<Mutex>("m", json!({})).await?;
-    let pods = paper::pods(&stage, waiting + 1, "konductor.io/mutex", |_| "m;strategy=wrap".to_owned()).await?;
+    let beside = handoffs / TURNS;
+    let pods = paper::pods(&stage, waiting + 1 + beside, "konductor.io/mutex", |_| "m;strategy=wrap".to_owned()).await?;
     try_join_all(pods.iter().map(Paper::runs)).await?;
+    let mut spare = VecDeque::from(pods);
     let mut queue = Queue::new();
-    for pod in pods {
+    for pod in spare.split_off(beside) {
         queue.join(pod).await?;
     }
     let mut holder = queue.next().await?;
@@ -139,11 +141,10 @@ pub async fn of_commands(cluster: &Cluster, waiting: usize, handoffs: usize) -> 
         holder.pod.line.prepare().await?;
         let began = Instant::now();
         let tokens = std::mem::take(&mut holder.tokens);
-        let (called, next) = tokio::join!(holder.pod.line.ended(tokens), queue.next());
-        called?;
-        let next = next?;
+        let ((), next) = tokio::try_join!(holder.pod.line.ended(tokens), queue.next())?;
         times.push(next.at - began);
-        queue.join(std::mem::replace(&mut holder, next).pod).await?;
+        spare.push_back(std::mem::replace(&mut holder, next).pod);
+        queue.join(spare.pop_front().context("there was one")?).await?;
     }
     drop(queue);
     stage.close().await?;
