@@ -7,7 +7,11 @@ use konductor::api::{Barrier, Claim};
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::{paper, report::Figure, stage::Cluster};
+use crate::{
+    paper::{self, Paper},
+    report::Figure,
+    stage::Cluster,
+};
 
 /// How long they wait while the processor time is counted.
 const WAITS: Duration = Duration::from_secs(10);
@@ -31,7 +35,7 @@ async fn opened(cluster: &Cluster, waiting: usize) -> anyhow::Result<Vec<Figure>
     let leader = cluster.leader().await?;
     let memory = leader.private_memory()?;
     let mut pods = paper::pods(&stage, waiting, "konductor.io/barrier", |_| "b".to_owned()).await?;
-    stream::iter(&pods).map(|pod| pod.waits()).buffer_unordered(32).try_collect::<Vec<_>>().await?;
+    paper::all(&pods, Paper::waits).await?;
     let asked = stream::iter(&mut pods).map(async |pod| {
         let mut wait = pod.line.acquire().await?;
         wait.told().await?;

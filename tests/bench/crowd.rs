@@ -3,10 +3,13 @@
 use std::time::Instant;
 
 use anyhow::Context;
-use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::{sync::watch, task::JoinSet};
 
-use crate::{line::Wait, paper::Paper};
+use crate::{
+    line::Wait,
+    paper::{self, Paper},
+};
 
 /// Sessions that are opened at once.
 const AT_ONCE: usize = 64;
@@ -20,7 +23,7 @@ pub struct Crowd {
 impl Crowd {
     /// Opens everybody's session.
     pub async fn line_up(pods: Vec<Paper>) -> anyhow::Result<Self> {
-        try_join_all(pods.iter().map(Paper::runs)).await?;
+        paper::all(&pods, Paper::runs).await?;
         let asked = stream::iter(pods).map(async |mut pod| {
             let mut wait = pod.line.acquire().await?;
             wait.told().await?;

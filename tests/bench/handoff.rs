@@ -3,7 +3,6 @@
 use std::{collections::VecDeque, time::Instant};
 
 use anyhow::Context;
-use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use konductor::{api::Mutex, coordinator::protocol::Token};
 use serde_json::json;
 use tokio::{sync::mpsc, task::JoinSet};
@@ -17,7 +16,7 @@ use crate::{
 };
 
 const BESIDE: &str = "GET + compare-and-swap";
-/// Handoffs for each Pod beside those that wait: one that asked much oftener would be turned away.
+/// There is one spare Pod for so many handoffs: each turn is two requests, and a Pod that asks oftener than the coordinator lets it is turned away.
 const TURNS: usize = 20;
 
 /// A Pod that was just let in.
@@ -91,7 +90,7 @@ async fn pods(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::Resul
     let mut spare = paper::pods(&stage, waiting + handoffs + 1, "konductor.io/mutex", |_| "m".to_owned()).await?;
     let mut queue = Queue::new();
     // All but those that will be the next to come.
-    stream::iter(spare.iter().skip(handoffs)).map(Paper::waits).buffer_unordered(32).try_collect::<Vec<_>>().await?;
+    paper::all(&spare[handoffs..], Paper::waits).await?;
     for pod in spare.split_off(handoffs) {
         queue.join(pod).await?;
     }
@@ -129,7 +128,8 @@ pub async fn of_commands(cluster: &Cluster, waiting: usize, handoffs: usize) -> 
     stage.make::<Mutex>("m", json!({})).await?;
     let beside = handoffs / TURNS;
     let pods = paper::pods(&stage, waiting + 1 + beside, "konductor.io/mutex", |_| "m;strategy=wrap".to_owned()).await?;
-    try_join_all(pods.iter().map(Paper::runs)).await?;
+    // Not the spare ones: a command that runs and has not asked yet keeps its place in line.
+    paper::all(&pods[beside..], Paper::runs).await?;
     let mut spare = VecDeque::from(pods);
     let mut queue = Queue::new();
     for pod in spare.split_off(beside) {
@@ -144,7 +144,9 @@ pub async fn of_commands(cluster: &Cluster, waiting: usize, handoffs: usize) -> 
         let ((), next) = tokio::try_join!(holder.pod.line.ended(tokens), queue.next())?;
         times.push(next.at - began);
         spare.push_back(std::mem::replace(&mut holder, next).pod);
-        queue.join(spare.pop_front().context("there was one")?).await?;
+        let pod = spare.pop_front().expect("one was just put there");
+        pod.runs().await?;
+        queue.join(pod).await?;
     }
     drop(queue);
     stage.close().await?;

@@ -35,6 +35,11 @@ pub async fn pods(stage: &Stage, count: usize, key: &str, value: impl Fn(usize) 
     stream::iter(made).buffer_unordered(AT_ONCE).try_collect().await
 }
 
+/// The kubelets of all of these report something. More at once, and the API server has no time for anybody else.
+pub async fn all(pods: &[Paper], report: impl AsyncFn(&Paper) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    stream::iter(pods).map(|pod| report(pod)).buffer_unordered(AT_ONCE).try_collect().await
+}
+
 impl Paper {
     async fn make(stage: &Stage, name: String, key: &str, value: String) -> anyhow::Result<Self> {
         let pods = stage.api::<Pod>();

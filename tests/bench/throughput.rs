@@ -35,7 +35,7 @@ pub async fn mutexes(cluster: &Cluster) -> anyhow::Result<Vec<Figure>> {
         async move { stage.make::<Mutex>(&format!("m-{number}"), json!({})).await }
     });
     stream::iter(made).buffer_unordered(32).try_collect::<Vec<_>>().await?;
-    // One holds, five wait: a line of its own length is the time of its slowest Mutex, and counts for less the longer it is.
+    // One holds, five wait. The time is that of the slowest Mutex; the longer the lines, the less one slow handoff counts.
     let pods = paper::pods(&stage, 6 * count, "konductor.io/mutex", |number| format!("m-{};strategy=wrap", number / 6)).await?;
     let crowd = Crowd::line_up(pods).await?;
     cluster.leader().await?.calm().await?;
