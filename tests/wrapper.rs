@@ -312,7 +312,7 @@ fn fencing_tokens_are_in_variables_and_files() {
 #[test]
 fn orphans_are_buried_while_the_command_runs() {
     let stage = Stage::new(granted());
-    // The trap first, for the orphan may be gone before the line after it. The inner shell ends before what it started, which is then nobody's.
+    // The trap comes first: TERM is sent as soon as the orphan is gone. The inner shell ends before what it started, which is then nobody's.
     let mut running = Running::start(stage.sh("trap 'exit 0' TERM; sh -c 'sh -c \"echo \\$\\$\" & '; while :; do sleep 0.02; done"));
     let orphan = running.line();
     until(|| !Path::new("/proc").join(&orphan).exists());

@@ -76,7 +76,7 @@ pub fn pod(
     };
     let Some((next, item)) = found else {
         if pod.gated {
-            gathered.ready.push((*pod.who).clone());
+            gathered.ready.push(pod.who.clone());
         }
         return false;
     };
@@ -84,7 +84,7 @@ pub fn pod(
         moved_on(state, pod.uid(), next, key);
     }
     if pod.gated && planted::bug("gate-lifted-before-it-holds") {
-        gathered.ready.push((*pod.who).clone());
+        gathered.ready.push(pod.who.clone());
     }
     if next != key {
         return false;
@@ -138,9 +138,9 @@ pub fn job(state: &mut State, key: &Key, job: &JobFacts, at: At, gathered: &mut 
     }
     match found {
         Some((next, item)) if planted::bug("resumed-before-it-holds") && next == key && item.role.lasts() => {
-            gathered.ready.push((*job.who).clone())
+            gathered.ready.push(job.who.clone())
         }
-        None => gathered.ready.push((*job.who).clone()),
+        None => gathered.ready.push(job.who.clone()),
         Some((next, item)) if next == key => {
             let asker = Asker {
                 uid: &job.who.uid,
@@ -246,7 +246,7 @@ fn next_step<'a>(
 /// Whoever has no session is noticed only where it asks: where that is has a turn when it changes, and only then, or two who ask in turns would keep each
 /// other's going for ever.
 fn moved_on(state: &mut State, uid: &str, next: &Key, here: &Key) {
-    if state.asks.insert(uid.to_owned(), next.clone()).as_ref() != Some(next) && next != here {
+    if state.asks_now.insert(uid.to_owned(), next.clone()).as_ref() != Some(next) && next != here {
         state.dirty.insert(next.clone());
     }
 }

@@ -44,14 +44,6 @@ pub struct Note {
     related: Option<ObjectReference>,
 }
 
-/// A note on its way.
-struct Sent {
-    about: ObjectReference,
-    /// Whether that is a primitive, which may have much to tell.
-    of_primitive: bool,
-    note: Note,
-}
-
 impl Note {
     /// Something that is as it should be.
     pub fn normal(reason: &'static str, text: String) -> Self {
@@ -82,6 +74,14 @@ impl Note {
         });
         self
     }
+}
+
+/// A note on its way.
+struct Sent {
+    about: ObjectReference,
+    /// Whether that is a primitive, which may have much to tell.
+    of_primitive: bool,
+    note: Note,
 }
 
 /// Where Events are handed in.

@@ -32,7 +32,7 @@ pub struct PodFacts {
     pub created: Timestamp,
     /// The node that it was bound to.
     pub node: Option<String>,
-    /// What its annotations ask for; `None` if it was not injected.
+    /// What its annotations ask for; `None` if that is nothing, or it was not injected.
     pub asks: Option<Arc<Asks>>,
     /// The Job under whose hold it acts.
     pub job: Option<PodRef>,
@@ -83,7 +83,7 @@ pub struct JobFacts {
     pub deleting: bool,
 }
 
-/// What the annotations of a Pod or a Job ask for, and where.
+/// What the annotations of a Pod or a Job ask for, and of which primitives.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Asks {
     /// What they say, with the namespaces filled in.
@@ -106,11 +106,6 @@ impl Asks {
     fn items(&self) -> impl Iterator<Item = (&Key, &Item)> {
         self.keys.iter().zip(&self.plan.items)
     }
-}
-
-/// The primitives that are named there, if anything is asked for.
-fn keys(asks: Option<&Arc<Asks>>) -> &[Key] {
-    asks.map_or(&[], |asks| &asks.keys)
 }
 
 /// How something ended.
@@ -168,7 +163,7 @@ impl PodFacts {
 
     /// The primitives that they name.
     pub fn keys(&self) -> &[Key] {
-        keys(self.asks.as_ref())
+        self.asks.as_ref().map_or(&[], |asks| &asks.keys)
     }
 
     /// What its acquire step goes through.
@@ -260,7 +255,7 @@ impl JobFacts {
 
     /// The primitives that they name.
     pub fn keys(&self) -> &[Key] {
-        keys(self.asks.as_ref())
+        self.asks.as_ref().map_or(&[], |asks| &asks.keys)
     }
 
     /// What it goes through before it starts.

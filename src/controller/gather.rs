@@ -39,7 +39,7 @@ pub struct Gathered {
     /// Sessions that ask in the name of a Job that does not ask for the same.
     pub impostors: Vec<String>,
     /// Pods and Jobs that have gone through all their steps without a session: they may start.
-    pub ready: Vec<Who>,
+    pub ready: Vec<Arc<Who>>,
     /// Those who arrive as they start, by the UID under which they are answered.
     pub arriving: Vec<(String, String)>,
     /// Whether somebody wants a missing Mutex to be made.

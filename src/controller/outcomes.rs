@@ -1,7 +1,7 @@
 //! How Jobs and Pods end is counted even if they vanish at once: those whose end somebody counts carry the finalizer `konductor.io/outcome` until it is on
 //! record. This takes it away.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
@@ -29,7 +29,7 @@ use crate::{
 
 /// Somebody who has ended and still carries the finalizer.
 struct Debtor {
-    who: Who,
+    who: Arc<Who>,
     outcome: Option<Outcome>,
     /// Whether it is being deleted.
     deleting: bool,
@@ -64,7 +64,7 @@ fn debtors(context: &Context, key: &Key) -> Vec<Debtor> {
         items.filter(|(_, role)| matches!(role, Role::Arrive { on: On::Success } | Role::Execute { .. } | Role::Join)).collect()
     };
     let jobs = under(&state.jobs_of, key).filter(|job| job.owes && (job.terminal || job.deleting)).map(|job| Debtor {
-        who: (*job.who).clone(),
+        who: job.who.clone(),
         outcome: job.outcome,
         deleting: job.deleting,
         void: !job.terminal,
@@ -73,7 +73,7 @@ fn debtors(context: &Context, key: &Key) -> Vec<Debtor> {
     });
     let stillborn = |pod: &PodFacts| !pod.ended && pod.deleting && pod.node.is_none();
     let pods = under(&state.pods_of, key).filter(|pod| pod.owes && (pod.ended || stillborn(pod) || ended_early(pod))).map(|pod| Debtor {
-        who: (*pod.who).clone(),
+        who: pod.who.clone(),
         outcome: pod.outcome,
         deleting: pod.deleting,
         void: stillborn(pod),
@@ -142,7 +142,7 @@ mod tests {
     /// Its finalizer would be gone when its sandbox is made anew, and with the Pod the success of the run that follows.
     #[test]
     fn whoever_may_still_execute_a_once_owes_its_end() {
-        let who = Who { kind: HolderKind::Pod, namespace: "ns".to_owned(), name: "p".to_owned(), uid: "p".to_owned() };
+        let who = Arc::new(Who { kind: HolderKind::Pod, namespace: "ns".to_owned(), name: "p".to_owned(), uid: "p".to_owned() });
         let debtor = |lives| Debtor { who: who.clone(), outcome: None, deleting: false, void: false, lives, owed: Vec::new() };
         let once = |executed: bool| {
             let by = json!({ "uid": "o", "kind": "Pod", "namespace": "ns", "name": "other" });

@@ -81,7 +81,7 @@ pub fn those_who_wait(context: &Context, state: &mut State, key: &Key, object: O
         session.tell(Place::Skipped(message));
     }
     let State { pods, jobs, sessions, announced, .. } = state;
-    let mut words = words::Common::of(key, object, decision.queue.len());
+    let mut words = words::InCommon::of(key, object, decision.queue.len());
     for (index, Queued { asker, why }) in decision.queue.iter().enumerate() {
         let Some(who) = pods.get(asker).map(|pod| &pod.who).or_else(|| jobs.get(asker).map(|job| &job.who)) else { continue };
         let waits = words.at(index + 1, *why, &who.namespace);

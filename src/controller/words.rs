@@ -20,20 +20,20 @@ use crate::{
 const PAUSED: &str = "it is paused, with no permits";
 
 /// The words for those who wait for one primitive. What many of them have in common is worked out once.
-pub struct Common<'a> {
+pub struct InCommon<'a> {
     key: &'a Key,
     object: Option<&'a Object>,
     all: usize,
     said: HashMap<Why, HashMap<String, Waits>>,
 }
 
-impl<'a> Common<'a> {
+impl<'a> InCommon<'a> {
     /// Of so many, for this primitive, if it exists.
     pub fn of(key: &'a Key, object: Option<&'a Object>, all: usize) -> Self {
         Self { key, object, all, said: HashMap::new() }
     }
 
-    /// For somebody of `namespace` at this place.
+    /// For somebody of `namespace` whose place has this number.
     pub fn at(&mut self, number: usize, why: Why, namespace: &str) -> Waits {
         let known = self.said.get(&why).and_then(|said| said.get(namespace)).cloned();
         let mut waits = known.unwrap_or_else(|| {
@@ -72,7 +72,7 @@ impl<'a> Common<'a> {
 
 /// Where somebody of `namespace` stands in line; `place` is its number and that of all.
 pub fn waiting(key: &Key, object: Option<&Object>, why: Why, place: (usize, usize), namespace: &str) -> String {
-    Common::of(key, object, place.1).at(place.0, why, namespace).to_string()
+    InCommon::of(key, object, place.1).at(place.0, why, namespace).to_string()
 }
 
 /// For what a Claim waits, and `first`: that it is the next in line; `None` if that is not worth a word. Only the next in line is told who holds: what

@@ -78,7 +78,7 @@ pub struct State {
     /// Holders of which people were told that they have not started for long.
     pub slow: HashSet<(String, Key)>,
     /// What those who wait without a session ask for now.
-    pub asks: HashMap<String, Key>,
+    pub asks_now: HashMap<String, Key>,
     /// Ends and arrivals of which a primitive wants to hear no more.
     pub settled: HashSet<(String, Key)>,
     /// Pods by the primitives that they name, and by UID.
@@ -246,7 +246,7 @@ impl State {
         self.between_runs.remove(uid);
         self.without_session.remove(uid);
         self.announced.remove(uid);
-        self.asks.remove(uid);
+        self.asks_now.remove(uid);
         let node = pod.node.as_ref().filter(|node| self.unreachable.get(*node).is_some_and(|(outage, _)| *outage == Outage::Removed));
         if let Some(node) = node.filter(|node| !self.pods.values().any(|pod| pod.node.as_ref() == Some(node))) {
             self.unreachable.remove(node);
@@ -293,7 +293,7 @@ impl State {
     pub fn remove_job(&mut self, uid: &str) {
         let Some(job) = self.jobs.remove(uid) else { return };
         self.announced.remove(uid);
-        self.asks.remove(uid);
+        self.asks_now.remove(uid);
         for key in job.keys() {
             forget(&mut self.jobs_of, key, uid);
             let of = (uid.to_owned(), key.clone());
