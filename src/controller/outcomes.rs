@@ -104,7 +104,7 @@ async fn paid(context: &Context, debtor: &Debtor) -> Result<bool, kube::Error> {
 }
 
 fn on_record(debtor: &Debtor, role: Role, object: Option<&Object>) -> bool {
-    let Who { uid, namespace, .. } = &debtor.who;
+    let Who { uid, namespace, .. } = &*debtor.who;
     match (role, object) {
         (Role::Arrive { .. }, _) if !debtor.outcome.is_some_and(|outcome| outcome.succeeded) => true,
         // It may still be made; but who is deleted does not wait for that.
