@@ -53,7 +53,7 @@ manifests: ## write manifests/, the chart's CRDs and what is generated in docs/ 
 deny: ## check licences, advisories and sources of the dependencies (fetches the advisories; builds cargo-deny the first time: some minutes)
 	@tests/needs cargo=rust cc=gcc
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
-	@cargo deny check
+	@cargo deny check --hide-inclusion-graph
 
 clean-cache: ## remove everything that was built, also outside the tree
 	@if $(CLUSTER) kubeconfig >/dev/null 2>&1; then echo 'a cluster still runs on these files: make cluster-down first' >&2; exit 1; fi
