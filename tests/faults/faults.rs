@@ -125,8 +125,12 @@ impl Stage {
         self.served(row, &[], |lane| !pods::LANES.iter().any(|pods| pods.key == lane)).await;
     }
 
-    /// Waits until everybody is served who waits now, and each lane has served somebody.
+    /// Waits until everybody is served who waits now, and each lane has served somebody. Pods need their nodes: a fault has not ended while Kubernetes takes one
+    /// for lost, which after several outages of its API server may last for a minute longer.
     pub async fn calm(&self, row: &mut Row) {
+        for node in [HOME, AWAY] {
+            until_node_is_ready(&self.client, node).await;
+        }
         let lanes = load::LANES.iter().map(load::Lane::key).chain(pods::LANES.iter().map(|lane| lane.key.to_owned()));
         let rounds = load::ROUNDS.iter().map(|kind| format!("{}/rounds", crate::judge::plural(kind)));
         self.served(row, &lanes.chain(rounds).collect::<Vec<_>>(), |_| true).await;
