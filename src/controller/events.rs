@@ -65,13 +65,7 @@ impl Note {
     /// The same, for a primitive that may not exist.
     #[must_use]
     pub fn about_primitive(mut self, key: &Key) -> Self {
-        self.related = Some(ObjectReference {
-            api_version: Some(format!("{}/{}", names::GROUP, names::VERSION)),
-            kind: Some(kind_of(key.kind).to_owned()),
-            namespace: Some(key.namespace.clone()),
-            name: Some(key.name.clone()),
-            ..ObjectReference::default()
-        });
+        self.related = Some(primitive(key, None));
         self
     }
 }
@@ -116,15 +110,7 @@ impl Events {
 
     /// Tells something about a primitive.
     pub fn publish(&self, object: &Object, note: Note) {
-        let meta = object.meta();
-        let about = ObjectReference {
-            api_version: Some(format!("{}/{}", names::GROUP, names::VERSION)),
-            kind: Some(kind_of(object.key().kind).to_owned()),
-            namespace: meta.namespace.clone(),
-            name: meta.name.clone(),
-            uid: meta.uid.clone(),
-            ..ObjectReference::default()
-        };
+        let about = primitive(&object.key(), object.meta().uid.clone());
         self.send(Sent { about, of_primitive: true, note });
     }
 
@@ -193,6 +179,17 @@ const fn kind_of(kind: Kind) -> &'static str {
         Kind::WaitGroup => "WaitGroup",
         Kind::Barrier => "Barrier",
         Kind::Gate => "Gate",
+    }
+}
+
+fn primitive(key: &Key, uid: Option<String>) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(format!("{}/{}", names::GROUP, names::VERSION)),
+        kind: Some(kind_of(key.kind).to_owned()),
+        namespace: Some(key.namespace.clone()),
+        name: Some(key.name.clone()),
+        uid,
+        ..ObjectReference::default()
     }
 }
 

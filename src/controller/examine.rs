@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     ask::At,
     claims,
-    facts::{Outage, PodFacts, key_of},
+    facts::{Outage, PodFacts},
     gather::{Gathered, sooner},
     object::{Key, Object},
     runs::{self, Said},
@@ -16,7 +16,6 @@ use super::{
 };
 use crate::{
     api::{Admitted, Holder, HolderKind},
-    plan::Item,
     planted,
     rules::{Evidence, Out, Who},
 };
@@ -77,21 +76,21 @@ pub struct Overdue {
 /// How long a holder may hold, by its own annotations.
 fn limits(state: &State, object: &Object, holder: &Holder, at: At, gathered: &mut Gathered) {
     let Holder { kind, namespace, name, uid, since, .. } = holder;
-    let (plan, started) = match kind {
+    let (asks, started) = match kind {
         HolderKind::Pod => {
             let pod = state.pods.get(uid);
-            (pod.and_then(|pod| pod.plan()), pod.is_some_and(|pod| pod.started))
+            (pod.and_then(|pod| pod.asks.as_ref()), pod.is_some_and(|pod| pod.started))
         }
         HolderKind::Job => {
-            let job = state.jobs.get(uid).and_then(|job| job.plan());
+            let job = state.jobs.get(uid).and_then(|job| job.asks.as_ref());
             let mut pods = under(&state.pods_of, &object.key());
             (job, pods.any(|pod| pod.started && pod.job.as_ref().is_some_and(|job| job.uid == *uid)))
         }
         HolderKind::Claim => return,
     };
-    let Some(plan) = plan else { return };
-    let names = |item: &&Item| key_of(item, namespace) == object.key() && item.role.lasts();
-    if !plan.holds().any(|item| names(&item)) {
+    let Some(asks) = asks else { return };
+    let (plan, key) = (&asks.plan, object.key());
+    if !asks.items().any(|(named, item)| *named == key && item.role.lasts()) {
         return;
     }
     let who = || Who { kind: *kind, namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };

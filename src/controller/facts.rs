@@ -103,7 +103,8 @@ impl Asks {
         Some(Arc::new(Self { plan, keys }))
     }
 
-    fn items(&self) -> impl Iterator<Item = (&Key, &Item)> {
+    /// All that they say, with the primitives that they name.
+    pub fn items(&self) -> impl Iterator<Item = (&Key, &Item)> {
         self.keys.iter().zip(&self.plan.items)
     }
 }
@@ -297,7 +298,7 @@ pub fn outage(node: &Node) -> Option<Outage> {
 }
 
 /// The primitive that an item of an object in `namespace` names.
-pub fn key_of(item: &Item, namespace: &str) -> Key {
+fn key_of(item: &Item, namespace: &str) -> Key {
     let target = &item.target;
     Key { kind: target.kind, namespace: target.namespace.clone().unwrap_or_else(|| namespace.to_owned()), name: target.name.clone() }
 }
