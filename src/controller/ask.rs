@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     api::{Holder, HolderKind},
+    coordinator::session::Session,
     plan::{Item, Kind, On, OnConflict, OnTimeout, Plan, Role, Strategy},
     planted,
     rules::{Latch, Participant, Patience, PodRef, Presence, Record, Request, Waiter, Who, evidence::AcquireStep},
@@ -54,7 +55,11 @@ pub fn pod(
     gathered: &mut Gathered,
 ) -> bool {
     let Some(plan) = pod.plan().filter(|_| !pod.deleting && !pod.ended) else { return false };
-    let session = state.sessions.get(pod.uid()).map(|session| session.confirmed.clone());
+    let session = state.sessions.get(pod.uid());
+    if session.is_some_and(Session::is_granted) {
+        return false;
+    }
+    let session = session.map(|session| session.confirmed.clone());
     let cut_off = pod.node.as_ref().is_some_and(|node| state.unreachable.contains_key(node));
     let presence = match session {
         // Its kubelet may start what comes next at any time, or never.

@@ -170,7 +170,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{Mutex, names},
-        coordinator::session::Session,
+        coordinator::session::{Place, Session},
     };
     use crate::{controller::world::EXPECTED_FOR, rules::Presence};
     use jiff::Timestamp;
@@ -222,6 +222,44 @@ mod tests {
         assert_eq!(presence(&mut state), [Presence::Expected, Presence::Here]);
         tokio::time::advance(EXPECTED_FOR).await;
         assert_eq!(presence(&mut state), [Presence::Away, Presence::Here], "others could, this one does not");
+    }
+
+    /// A crowd that is let in leaves one by one: to look each time is to look through the whole crowd each time.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_was_let_in_asks_no_more_and_its_leaving_is_no_reason_to_look() {
+        let pod = waiting_pod("a");
+        let mut mutex = Mutex::new("db", Default::default());
+        mutex.metadata.namespace = Some("ns".to_owned());
+        let object = Object::from(mutex);
+        let key = object.key();
+        let mut state = State::default();
+        state.put_object(object.clone());
+        state.put_pod(pod.clone());
+        let at = At { now: Instant::now(), time: Timestamp::UNIX_EPOCH };
+        let asks = |state: &mut State| gather(state, &key, Some(&object), at).facts.requests.len();
+        let leaves = |state: &mut State, id| {
+            state.dirty.clear();
+            state.close_session("a", id);
+            !state.dirty.is_empty()
+        };
+        let open = |state: &mut State| {
+            let (session, _) = Session::open();
+            let id = session.id;
+            state.open_session(&pod, session);
+            id
+        };
+        let waits = open(&mut state);
+        assert_eq!(asks(&mut state), 1);
+        assert!(leaves(&mut state, waits));
+        let let_in = open(&mut state);
+        state.tell("a", Place::Granted(Vec::new()));
+        assert_eq!(asks(&mut state), 0);
+        assert!(!leaves(&mut state, let_in));
+        // Its kubelet was faster than its connection: nobody else would say that it is to be looked at.
+        let late = open(&mut state);
+        state.tell("a", Place::Granted(Vec::new()));
+        state.put_pod(PodFacts { step: AcquireStep::Passed, ..pod.clone() });
+        assert!(leaves(&mut state, late));
     }
 
     /// It may wait for an image that nobody can pull, and everybody else waits for it.

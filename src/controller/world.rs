@@ -356,12 +356,14 @@ impl State {
 
     /// A session ended.
     pub fn close_session(&mut self, pod_uid: &str, session_id: u64) {
-        if self.sessions.get(pod_uid).is_some_and(|session| session.id == session_id) {
-            self.sessions.remove(pod_uid);
-            if let Some(pod) = self.pods.get(pod_uid) {
-                self.without_session.insert(pod_uid.to_owned(), Instant::now());
-                self.dirty.extend(pod.keys().iter().cloned());
-            }
+        let Some(session) = self.sessions.get(pod_uid).filter(|session| session.id == session_id) else { return };
+        let granted = session.is_granted();
+        self.sessions.remove(pod_uid);
+        let Some(pod) = self.pods.get(pod_uid) else { return };
+        self.without_session.insert(pod_uid.to_owned(), Instant::now());
+        // A crowd that is let in leaves one by one, and none of them leaves a place to anybody. When its kubelet says that it has gone on, that is looked at.
+        if !granted || pod.step == AcquireStep::Passed {
+            self.dirty.extend(pod.keys().iter().cloned());
         }
     }
 

@@ -275,12 +275,12 @@ impl Line {
                     return Some(Progress::Waiting { message });
                 }
                 Place::Granted(tokens) => {
-                    // The first of several steps may be long ago: it counts if it is held now.
-                    if self.pod.steps().count() > 1 && !self.context.verify(&self.pod).await.is_ok_and(|verified| verified.held) {
+                    // The first of several steps may be long ago: it counts if it is held now. (Boxed, as what follows: everybody who waits would keep room for it.)
+                    if self.pod.steps().count() > 1 && !Box::pin(self.context.verify(&self.pod)).await.is_ok_and(|verified| verified.held) {
                         return None;
                     }
                     if self.pod.plan().is_some_and(|plan| plan.fencing && !plan.wraps()) {
-                        while let Err(error) = self.context.publish_tokens(&self.pod, &tokens).await {
+                        while let Err(error) = Box::pin(self.context.publish_tokens(&self.pod, &tokens)).await {
                             warn!(pod = self.pod.who.in_full(), %error, "could not write the fencing tokens yet");
                             sleep(TOKENS_AGAIN).await;
                         }

@@ -94,6 +94,11 @@ impl Session {
         true
     }
 
+    /// Whether the Pod was told that it holds all that it asked for. It asks no more; if the answer did not reach it, it comes back.
+    pub fn is_granted(&self) -> bool {
+        matches!(&*self.place.borrow(), Place::Granted(_))
+    }
+
     /// Whether the Pod was told that it will never hold.
     pub fn is_refused(&self) -> bool {
         matches!(&*self.place.borrow(), Place::Refused { .. })
