@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use k8s_openapi::{api::core::v1::Pod, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition};
 use kube::{
     Api,
-    api::{ApiResource, DeleteParams, DynamicObject, PostParams, WatchEvent, WatchParams},
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
     core::GroupVersionKind,
 };
 use serde_json::json;
@@ -72,6 +72,8 @@ impl Copied {
 
 /// The floors of one round.
 pub struct Floor {
+    /// One report of a kubelet, its watch event and one compare-and-swap.
+    pub report: Times,
     /// One live GET of a Pod and one compare-and-swap.
     pub pod: Times,
     /// One delete, its watch event, one compare-and-swap and its watch event.
@@ -84,11 +86,22 @@ pub async fn of_handoffs(cluster: &Cluster) -> anyhow::Result<Floor> {
     let claims = copy(&stage, "Claim", "claims").await?;
     let mut mutex = mutexes.create("m".to_owned(), "Mutex", json!({})).await?;
     stage.api::<Pod>().create(&PostParams::default(), &paper::manifest("p", None)).await?;
-    let mut floor = Floor { pod: Times::default(), claim: Times::default() };
+    let mut floor = Floor { report: Times::default(), pod: Times::default(), claim: Times::default() };
     let count = cluster.pick(300, 100);
+    let pods = stage.api::<Pod>();
+    let pods_from = pods.list(&Default::default()).await?.metadata.resource_version.unwrap_or_default();
+    let mut reported = pods.watch(&WatchParams::default().timeout(280), &pods_from).await?.boxed();
+    for number in 0..count {
+        let began = Instant::now();
+        let status = Patch::Merge(json!({ "status": { "message": number.to_string() } }));
+        pods.patch_status("p", &PatchParams::default(), &status).await?;
+        while !matches!(reported.try_next().await?.context("the watch ended")?, WatchEvent::Modified(_)) {}
+        mutexes.swap(&mut mutex).await?;
+        floor.report.push(began.elapsed());
+    }
     for _ in 0..count {
         let began = Instant::now();
-        stage.api::<Pod>().get("p").await?;
+        pods.get("p").await?;
         mutexes.swap(&mut mutex).await?;
         floor.pod.push(began.elapsed());
     }
@@ -138,7 +151,7 @@ pub async fn write_rate(cluster: &Cluster) -> anyhow::Result<f64> {
     let mutexes = copy(&stage, "Mutex", "mutexes").await?;
     let mut best = 0.0f64;
     for writers in [16, 32, 64, 128] {
-        best = best.max(writes(&mutexes, writers, Duration::from_secs(1)).await?);
+        best = best.max(writes(&mutexes, writers, Duration::from_secs(3)).await?);
     }
     empty(&mutexes.api).await?;
     Ok(best)

@@ -11,7 +11,7 @@ pub struct Figure {
     pub unit: &'static str,
     /// What it is compared with, and what that measured in the same round.
     pub beside: Option<(&'static str, f64)>,
-    /// What issue 7 asks of it; empty if nothing.
+    /// What it should be, such as `<= 1.5`: the ratio where there is one, the value otherwise. Empty if nothing is asked.
     pub demand: &'static str,
 }
 
@@ -84,6 +84,7 @@ impl Report {
         });
         let text = format!(
             include_str!("performance.md.in"),
+            day = jiff::Timestamp::now().strftime("%Y-%m-%d"),
             machine = cluster.machine(),
             rounds = rounds,
             minutes = took.as_secs().div_ceil(60),
@@ -98,14 +99,26 @@ fn row(line: &Line) -> [String; 5] {
     let Figure { what, unit, demand, .. } = &line[0];
     let over = |of: &dyn Fn(&Figure) -> Option<f64>| median(line.iter().filter_map(of).collect());
     let beside = line[0].beside.map(|(name, _)| format!("{name}: {}", number(over(&|figure| Some(figure.beside?.1)), unit)));
-    let ratio = line[0].beside.map(|_| format!("{:.2}", over(&|figure| Some(figure.value / figure.beside?.1))));
+    let value = over(&|figure| Some(figure.value));
+    let ratio = line[0].beside.map(|_| over(&|figure| Some(figure.value / figure.beside?.1)));
+    let missed = if misses(demand, ratio.unwrap_or(value)) { ", **missed**" } else { "" };
     [
         what.clone(),
-        number(over(&|figure| Some(figure.value)), unit),
+        number(value, unit),
         beside.unwrap_or_default(),
-        ratio.unwrap_or_default(),
-        (*demand).to_owned(),
+        ratio.map_or(String::new(), |ratio| format!("{ratio:.2}")),
+        format!("{demand}{missed}"),
     ]
+}
+
+fn misses(demand: &str, value: f64) -> bool {
+    let mut words = demand.split(' ');
+    let (than, limit) = (words.next(), words.next().and_then(|limit| limit.parse::<f64>().ok()));
+    match (than, limit) {
+        (Some("<="), Some(limit)) => value > limit,
+        (Some(">="), Some(limit)) => value < limit,
+        _ => false,
+    }
 }
 
 /// Three digits that mean something.

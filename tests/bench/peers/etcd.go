@@ -10,6 +10,8 @@ import (
 	"go.uber.org/zap"
 )
 
+const prefix = "/bench/peers/mutex"
+
 type etcdHolder struct{ mutex *concurrency.Mutex }
 
 func (h etcdHolder) hold(waiting context.Context) error { return h.mutex.Lock(waiting) }
@@ -28,7 +30,17 @@ func etcdMutex(endpoint string, waiting, handoffs int) ([]time.Duration, error) 
 			return nil, err
 		}
 		defer session.Close()
-		holders = append(holders, etcdHolder{concurrency.NewMutex(session, "/bench/peers/mutex")})
+		holders = append(holders, etcdHolder{concurrency.NewMutex(session, prefix)})
 	}
-	return measure(holders, handoffs)
+	// Whoever waits has a key of its own.
+	inLine := func(count int) error {
+		for {
+			keys, err := client.Get(context.Background(), prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+			if err != nil || keys.Count == int64(count) {
+				return err
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	return measure(holders, handoffs, inLine)
 }

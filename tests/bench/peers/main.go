@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"sync"
@@ -27,9 +28,9 @@ type holder interface {
 	release() error
 }
 
-// Measures handoffs among so many holders and one more, each of which asks again as soon as it has released: from the call of release to the
-// return of the next one's hold.
-func measure(holders []holder, handoffs int) ([]time.Duration, error) {
+// Measures handoffs among these holders, each of which asks again as soon as it has released: from the call of release to the return of the next one's
+// hold. All others are in line by then: inLine waits until so many are, with whoever holds.
+func measure(holders []holder, handoffs int, inLine func(int) error) ([]time.Duration, error) {
 	held, failed := make(chan holder, len(holders)), make(chan error, len(holders))
 	waiting, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -60,7 +61,9 @@ func measure(holders []holder, handoffs int) ([]time.Duration, error) {
 	if err != nil {
 		return nil, err
 	}
-	time.Sleep(time.Second + 5*time.Millisecond*time.Duration(len(holders))) // until all others wait
+	if err := inLine(len(holders)); err != nil {
+		return nil, err
+	}
 	var times []time.Duration
 	for range handoffs {
 		began := time.Now()
@@ -76,6 +79,9 @@ func measure(holders []holder, handoffs int) ([]time.Duration, error) {
 		}
 		ask(now)
 		now = then
+		if err := inLine(len(holders)); err != nil {
+			return nil, err
+		}
 	}
 	// Nobody waits for the next measurement's lock.
 	cancel()
@@ -89,9 +95,10 @@ func measure(holders []holder, handoffs int) ([]time.Duration, error) {
 	return times, now.release()
 }
 
+// The smallest that this part of them does not exceed, in milliseconds.
 func quantile(times []time.Duration, part float64) float64 {
 	sorted := slices.Sorted(slices.Values(times))
-	return float64(sorted[min(len(sorted)-1, int(part*float64(len(sorted))))].Microseconds()) / 1000
+	return float64(sorted[max(0, int(math.Ceil(part*float64(len(sorted))))-1)].Microseconds()) / 1000
 }
 
 func main() {

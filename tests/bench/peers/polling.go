@@ -21,15 +21,23 @@ const lockName = "bench-lock"
 type pollingHolder struct {
 	configMaps typedv1.ConfigMapInterface
 	requests   *atomic.Int64
+	// Those who have tried in vain, and try again.
+	waiting *atomic.Int64
 }
 
 func (h pollingHolder) hold(waiting context.Context) error {
 	lock := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: lockName}}
-	for {
+	for tries := 0; ; tries++ {
 		h.requests.Add(1)
 		_, err := h.configMaps.Create(context.Background(), lock, metav1.CreateOptions{})
 		if !apierrors.IsAlreadyExists(err) {
+			if tries > 0 {
+				h.waiting.Add(-1)
+			}
 			return err
+		}
+		if tries == 0 {
+			h.waiting.Add(1)
 		}
 		select {
 		case <-time.After(time.Second + rand.N(4*time.Second)):
@@ -55,14 +63,25 @@ func pollingLoop(namespace string, waiting, handoffs int) ([]time.Duration, floa
 		return nil, 0, err
 	}
 	configMaps := client.CoreV1().ConfigMaps(namespace)
-	var requests atomic.Int64
+	var requests, inVain atomic.Int64
 	var holders []holder
 	for range waiting + 1 {
-		holders = append(holders, pollingHolder{configMaps, &requests})
+		holders = append(holders, pollingHolder{configMaps, &requests, &inVain})
 	}
-	times, err := measure(holders, handoffs)
+	// Counted from when all are in line for the first time until they are for the last.
+	var first, last int64
+	inLine := func(count int) error {
+		for inVain.Load() < int64(count-1) {
+			time.Sleep(time.Millisecond)
+		}
+		if last = requests.Load(); first == 0 {
+			first = last
+		}
+		return nil
+	}
+	times, err := measure(holders, handoffs, inLine)
 	if err != nil {
 		return nil, 0, err
 	}
-	return times, float64(requests.Load()) / float64(handoffs), nil
+	return times, float64(last-first) / float64(handoffs), nil
 }
