@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use super::{
     facts::{JobFacts, PodFacts},
-    gather::{Gathered, Holding, Unknown, sooner, token_of},
+    gather::{Gathered, Unknown, sooner},
     object::{Key, Object},
+    roll::{Names, Roll},
     runs,
     world::{EXPECTED_FOR, State},
 };
@@ -18,7 +19,7 @@ use crate::{
     coordinator::session::Session,
     plan::{Item, Kind, On, OnConflict, OnTimeout, Plan, Role, Strategy},
     planted,
-    rules::{Latch, Participant, Patience, PodRef, Presence, Record, Request, Waiter, Who, evidence::AcquireStep},
+    rules::{Latch, Participant, Patience, PodRef, Presence, Request, Waiter, Who, evidence::AcquireStep},
 };
 
 /// How long Pods whose acquire step runs keep others waiting when no agent has come at all.
@@ -49,7 +50,7 @@ pub fn pod(
     state: &mut State,
     key: &Key,
     object: Option<&Object>,
-    holding: &Holding<'_>,
+    roll: &Roll<'_>,
     pod: &PodFacts,
     at: At,
     gathered: &mut Gathered,
@@ -66,16 +67,17 @@ pub fn pod(
         Some(_) if cut_off => Presence::Away,
         Some(_) => Presence::Here,
         None if pod.gated => Presence::Here,
-        None if pod.step != AcquireStep::Running || runs::is_silent(state, pod) => return false,
+        None if pod.step != AcquireStep::Running || runs::is_silent(state, key, roll, pod) => return false,
         None if cut_off => Presence::Away,
         None => without_session(state, pod, at.now, gathered),
     };
     let waits_from = pod_waits_from(state, pod);
     let found = {
         let state = &*state;
-        let gone_through = |key: &Key, item: &Item| match &session {
-            Some(confirmed) => confirmed.contains_key(key),
-            None => pod_is_past(state.objects.get(key), item, pod, waits_from, at.time),
+        let gone_through = |named: &Key, item: &Item| match &session {
+            Some(confirmed) => confirmed.contains_key(named),
+            None if named == key => pod_is_past(Some(roll), item, pod, waits_from, at.time),
+            None => pod_is_past(state.objects.get(named), item, pod, waits_from, at.time),
         };
         next_step(state, key, object, pod.steps(), &pod.who.namespace, gone_through)
     };
@@ -94,7 +96,7 @@ pub fn pod(
     if next != key {
         return false;
     }
-    let (who, created, patient_from, shared) = match (&pod.job, admitted_under(holding, pod)) {
+    let (who, created, patient_from, shared) = match (&pod.job, admitted_under(roll, pod)) {
         // It asks again for what it was granted.
         (_, Some(job)) => (Arc::new(job), pod.created, (pod.created, pod.created), false),
         (None, None) => (pod.who.clone(), pod.created, (pod.created, pod.created), false),
@@ -131,11 +133,17 @@ fn waits_from(job: &JobFacts, plan: &Plan) -> Timestamp {
 }
 
 /// Adds to the facts what a Job that konductor suspended asks of this primitive, if it is its turn to ask for it.
-pub fn job(state: &mut State, key: &Key, job: &JobFacts, at: At, gathered: &mut Gathered) {
+pub fn job(state: &mut State, key: &Key, roll: &Roll<'_>, job: &JobFacts, at: At, gathered: &mut Gathered) {
     let Some(plan) = job.plan().filter(|_| job.held_back && !job.terminal && !job.deleting) else { return };
     let found = {
         let state = &*state;
-        let gone_through = |key: &Key, item: &Item| job_is_past(state.objects.get(key), item, job, at.time);
+        let gone_through = |named: &Key, item: &Item| {
+            if named == key {
+                job_is_past(Some(roll), item, job, at.time)
+            } else {
+                job_is_past(state.objects.get(named), item, job, at.time)
+            }
+        };
         next_step(state, key, state.objects.get(key), job.steps(), &job.who.namespace, gone_through)
     };
     if let Some((next, _)) = &found {
@@ -274,52 +282,33 @@ fn without_session(state: &mut State, pod: &PodFacts, now: Instant, gathered: &m
 }
 
 /// Whether a Pod without a session has gone through this step, by what the primitive says.
-pub fn pod_is_past(object: Option<&Object>, item: &Item, pod: &PodFacts, waits_from: Timestamp, time: Timestamp) -> bool {
+pub fn pod_is_past(named: Option<&impl Names>, item: &Item, pod: &PodFacts, waits_from: Timestamp, time: Timestamp) -> bool {
     match item.role {
-        Role::Arrive { .. } => object.is_some_and(|object| arrived(object, pod.job.as_ref().map_or(pod.uid(), |job| &job.uid))),
-        Role::Wait { .. } => passed(object, item, waits_from, time),
-        _ => object.is_some_and(|object| token_of(object, pod).is_some()),
+        Role::Arrive { .. } => named.is_some_and(|named| named.has_arrived(pod.job.as_ref().map_or(pod.uid(), |job| &job.uid))),
+        Role::Wait { .. } => passed(named, item, waits_from, time),
+        _ => named.is_some_and(|named| named.token_of(pod.uid()).is_some()),
     }
 }
 
 /// Whether a Job that konductor suspended has.
-pub fn job_is_past(object: Option<&Object>, item: &Item, job: &JobFacts, time: Timestamp) -> bool {
+pub fn job_is_past(named: Option<&impl Names>, item: &Item, job: &JobFacts, time: Timestamp) -> bool {
     match item.role {
-        Role::Arrive { .. } => object.is_some_and(|object| arrived(object, &job.who.uid)),
-        Role::Wait { .. } => passed(object, item, job.created, time),
-        _ => object.is_some_and(|object| holds(object, &job.who.uid)),
+        Role::Arrive { .. } => named.is_some_and(|named| named.has_arrived(&job.who.uid)),
+        Role::Wait { .. } => passed(named, item, job.created, time),
+        _ => named.is_some_and(|named| named.holds(&job.who.uid)),
     }
 }
 
 /// Whether somebody who waits for this may go on.
-fn passed(object: Option<&Object>, item: &Item, created: Timestamp, time: Timestamp) -> bool {
+fn passed(named: Option<&impl Names>, item: &Item, created: Timestamp, time: Timestamp) -> bool {
     let Role::Wait { on_timeout, .. } = item.role else { return false };
     let over = || item.timeout.and_then(|timeout| created.checked_add(timeout.as_std()).ok()).is_some_and(|end| time >= end);
-    let latch = match object.map(Object::record) {
-        Some(Record::Barrier(barrier)) => barrier.state,
-        Some(Record::Gate(gate)) => gate.state,
-        Some(Record::Once(once)) if once.executed.is_some() => Latch::Open,
-        Some(Record::WaitGroup(group)) if group.done_at.is_some() => Latch::Open,
-        _ => Latch::Shut,
-    };
+    let latch = named.map(Names::latch).unwrap_or_default();
     latch == Latch::Open || on_timeout == OnTimeout::Proceed && (latch == Latch::Failed || over())
 }
 
-/// Whether this UID has arrived at a Barrier, or is late.
-pub fn arrived(object: &Object, uid: &str) -> bool {
-    match object.record() {
-        Record::Barrier(barrier) => barrier.state != Latch::Shut || barrier.arrivals.iter().any(|arrival| arrival.who.uid == uid),
-        _ => false,
-    }
-}
-
-/// Whether this UID is among the holders.
-pub fn holds(object: &Object, uid: &str) -> bool {
-    object.holders().iter().any(|holder| holder.uid == uid)
-}
-
 /// The Job under whose hold a Pod was let in. The Pod itself may not say it any more: `kubectl delete job --cascade=orphan` takes its owner away.
-fn admitted_under(holding: &Holding<'_>, pod: &PodFacts) -> Option<Who> {
-    let Holder { kind, namespace, name, uid, .. } = holding.job(pod)?.clone();
+fn admitted_under(roll: &Roll<'_>, pod: &PodFacts) -> Option<Who> {
+    let Holder { kind, namespace, name, uid, .. } = roll.job_of(pod.uid())?.clone();
     Some(Who { kind, namespace, name, uid })
 }

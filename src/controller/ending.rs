@@ -5,12 +5,12 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::{
-    Context, ask,
+    Context,
     events::Note,
     examine::Overdue,
     facts::PodFacts,
-    gather,
     object::{Key, Object},
+    roll::Names,
     turn::TurnError,
     world::State,
 };
@@ -25,7 +25,7 @@ pub async fn lost(context: &Context, key: &Key, written: &Object, evidence: &[Ev
     for fact in evidence {
         let Evidence::PodOut { uid, how: Out::Lost } = fact else { continue };
         let Some(pod) = context.world.lock().pods.get(uid).filter(|pod| !pod.deleting).cloned() else { continue };
-        if gather::token_of(written, &pod).is_some() || goes_on(&pod) {
+        if written.token_of(pod.uid()).is_some() || goes_on(&pod) {
             continue;
         }
         if let Err(error) = end_pod(context, key, &pod).await {
@@ -54,7 +54,7 @@ fn goes_on(pod: &PodFacts) -> bool {
 
 /// Deletes those who have held for longer than they may; their end releases the hold. Who has just been released has come to its end by itself.
 pub async fn overdue(context: &Context, key: &Key, written: &Object, overdue: &[Overdue]) -> Result<(), kube::Error> {
-    for Overdue { who, never_started } in overdue.iter().filter(|overdue| ask::holds(written, &overdue.who.uid)) {
+    for Overdue { who, never_started } in overdue.iter().filter(|overdue| written.holds(&overdue.who.uid)) {
         let name = key.seen_from(&who.namespace);
         let (reason, text) = if *never_started {
             ("StartTimeout", format!("has held {name} for longer than its start-timeout without having started: it is deleted"))
@@ -82,7 +82,7 @@ pub async fn refused(context: &Context, key: &Key, decision: &Decision) {
     for Refusal { asker, .. } in &decision.refused {
         let keeps = |state: &State, pod: &PodFacts| {
             pod.holds()
-                .any(|(other, _)| other != key && state.objects.get(other).is_some_and(|object| gather::token_of(object, pod).is_some()))
+                .any(|(other, _)| other != key && state.objects.get(other).is_some_and(|object| object.token_of(pod.uid()).is_some()))
         };
         let found = {
             let state = context.world.lock();
@@ -106,12 +106,12 @@ pub async fn refused(context: &Context, key: &Key, decision: &Decision) {
 /// Ends Pods that run without the hold that they once had: it was taken from them while their node was away. The order matters: first a Pod that
 /// has passed its acquire step, then the primitive, which must have named it by then.
 pub async fn strays(context: &Context, name: &Key, object: &Object, strays: &[Arc<PodFacts>]) -> Result<(), TurnError> {
-    for stray in strays.iter().filter(|stray| gather::token_of(object, stray).is_none()) {
+    for stray in strays.iter().filter(|stray| object.token_of(stray.uid()).is_none()) {
         let Some(pod) = context.eye.pod(&stray.who.namespace, &stray.who.name, stray.uid()).await? else { continue };
         if pod.ended || pod.deleting || goes_on(&pod) || pod.step != AcquireStep::Passed {
             continue;
         }
-        if context.store.get(name).await?.is_some_and(|object| gather::token_of(&object, &pod).is_some()) {
+        if context.store.get(name).await?.is_some_and(|object| object.token_of(pod.uid()).is_some()) {
             continue;
         }
         end_pod(context, name, &pod).await?;

@@ -1,7 +1,10 @@
 //! What the picture says about the end of holders: what it proves by itself, and whom a live look must examine. Synchronous; it reads the picture and the
 //! clock it is given.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -12,7 +15,7 @@ use super::{
     gather::{Gathered, sooner},
     object::{Key, Object},
     runs::{self, Said},
-    world::{State, under},
+    world::State,
 };
 use crate::{
     api::{Admitted, Holder, HolderKind},
@@ -74,7 +77,7 @@ pub struct Overdue {
 }
 
 /// How long a holder may hold, by its own annotations.
-fn limits(state: &State, object: &Object, holder: &Holder, at: At, gathered: &mut Gathered) {
+fn limits(state: &State, object: &Object, holder: &Holder, started: &HashSet<&str>, at: At, gathered: &mut Gathered) {
     let Holder { kind, namespace, name, uid, since, .. } = holder;
     let (asks, started) = match kind {
         HolderKind::Pod => {
@@ -83,8 +86,7 @@ fn limits(state: &State, object: &Object, holder: &Holder, at: At, gathered: &mu
         }
         HolderKind::Job => {
             let job = state.jobs.get(uid).and_then(|job| job.asks.as_ref());
-            let mut pods = under(&state.pods_of, &object.key());
-            (job, pods.any(|pod| pod.started && pod.job.as_ref().is_some_and(|job| job.uid == *uid)))
+            (job, started.contains(uid.as_str()))
         }
         HolderKind::Claim => return,
     };
@@ -130,10 +132,10 @@ pub fn look_again(state: &mut State, object: &Object, now: Instant, gathered: &m
     }
 }
 
-/// What is known about a holder's end.
-pub fn examine(state: &mut State, object: &Object, holder: &Holder, at: At, gathered: &mut Gathered) {
+/// What is known about a holder's end. `started` are the Jobs of which a Pod has started.
+pub fn examine(state: &mut State, object: &Object, holder: &Holder, started: &HashSet<&str>, at: At, gathered: &mut Gathered) {
     let now = at.now;
-    limits(state, object, holder, at, gathered);
+    limits(state, object, holder, started, at, gathered);
     match holder.kind {
         HolderKind::Pod => {
             let itself = Admitted { uid: holder.uid.clone(), name: holder.name.clone(), token: holder.token };

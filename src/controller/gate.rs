@@ -27,14 +27,24 @@ impl Served for Gate {
                 gate.standings = self.spec.conditions.iter().map(|condition| known(condition).map(standing).unwrap_or_default()).collect();
             }
             gate.by_hand = status.by_hand.clone().map(|GateByHand { open, by, at }| ByHand { open, by, at: at.0 });
-            (gate.state, gate.since) = match status.phase {
-                GatePhase::Waiting | GatePhase::Closed => (Latch::Shut, None),
-                GatePhase::Open => (Latch::Open, status.opened_at.as_ref().map(|time| time.0)),
-                GatePhase::Failed => (Latch::Failed, status.failed_at.as_ref().map(|time| time.0)),
+            gate.state = self.latch();
+            let since = match gate.state {
+                Latch::Shut => &None,
+                Latch::Open => &status.opened_at,
+                Latch::Failed => &status.failed_at,
             };
+            gate.since = since.as_ref().map(|time| time.0);
             gate.cycle.clone_from(&status.cycle);
         }
         Record::Gate(rules::Gate { conditions, ..gate })
+    }
+
+    fn latch(&self) -> Latch {
+        match self.status.as_ref().map(|status| status.phase) {
+            None | Some(GatePhase::Waiting | GatePhase::Closed) => Latch::Shut,
+            Some(GatePhase::Open) => Latch::Open,
+            Some(GatePhase::Failed) => Latch::Failed,
+        }
     }
 
     fn with(&self, mut draft: Draft) -> Self {

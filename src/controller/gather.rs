@@ -1,7 +1,7 @@
 //! From the picture to the facts of one decision: who asks for a primitive, what is proven about its holders, and what needs a live look first.
 //! Synchronous; it reads the picture and the clock it is given.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -12,10 +12,10 @@ use super::{
     facts::{JobFacts, Outcome, PodFacts},
     object::{Key, Object},
     observe,
+    roll::{Names, Roll},
     world::{State, under},
 };
 use crate::{
-    api::{Holder, HolderKind},
     plan::{Item, Kind, On, Role},
     planted,
     rules::{Facts, Participant, Who, evidence::AcquireStep},
@@ -68,27 +68,29 @@ pub struct Unknown {
 /// Gathers the facts for a decision about `object`; without one, who asks for it.
 pub fn gather(state: &mut State, key: &Key, object: Option<&Object>, at: At) -> Gathered {
     let mut gathered = Gathered::default();
-    let holding = Holding::of(object);
+    let roll = Roll::of(object);
+    let pods: Vec<Arc<PodFacts>> = under(&state.pods_of, key).cloned().collect();
+    let started = pods.iter().filter(|pod| pod.started).filter_map(|pod| pod.job.as_ref());
+    let started: HashSet<&str> = started.map(|job| job.uid.as_str()).collect();
     for (object, holder) in object.into_iter().flat_map(|object| object.holders().iter().map(move |holder| (object, holder))) {
-        examine::examine(state, object, holder, at, &mut gathered);
+        examine::examine(state, object, holder, &started, at, &mut gathered);
     }
     let jobs: Vec<Arc<JobFacts>> = under(&state.jobs_of, key).cloned().collect();
     for job in &jobs {
-        ask::job(state, key, job, at, &mut gathered);
+        ask::job(state, key, &roll, job, at, &mut gathered);
         arrival(key, &job.who, job.items(), job.outcome, job.owes, &mut gathered);
     }
     if let Some(gate) = object.filter(|object| object.key().kind == Kind::Gate) {
         gathered.blind = observe::blind(state, gate);
         observe::gate(state, gate, &mut gathered.facts);
     }
-    let pods: Vec<Arc<PodFacts>> = under(&state.pods_of, key).cloned().collect();
     for pod in &pods {
         if pod.job.is_none() {
             arrival(key, &pod.who, pod.items(), pod.outcome, pod.owes, &mut gathered);
         } else if planted::bug("barrier-counts-arrivals") {
             arrival(key, &pod.who, pod.items(), pod.outcome, true, &mut gathered);
         }
-        if !ask::pod(state, key, object, &holding, pod, at, &mut gathered) && object.is_some() && strayed(state, key, &holding, pod) {
+        if !ask::pod(state, key, object, &roll, pod, at, &mut gathered) && object.is_some() && strayed(state, key, &roll, pod) {
             gathered.strays.push(pod.clone());
         }
     }
@@ -117,47 +119,13 @@ fn arrival<'a>(
 }
 
 /// Whether a Pod went past its acquire step and does not hold this primitive.
-fn strayed(state: &State, key: &Key, holding: &Holding<'_>, pod: &PodFacts) -> bool {
+fn strayed(state: &State, key: &Key, roll: &Roll<'_>, pod: &PodFacts) -> bool {
     pod.holds().any(|(named, _)| named == key)
         && pod.step == AcquireStep::Passed
         && !pod.ended
         && !pod.deleting
         && !state.sessions.contains_key(pod.uid())
-        && holding.token(pod).is_none()
-}
-
-/// Who is let in, by the UIDs of Pods and Claims: many who hold and many who wait do not make a search of each.
-pub struct Holding<'a>(HashMap<&'a str, (i64, &'a Holder)>);
-
-impl<'a> Holding<'a> {
-    fn of(object: Option<&'a Object>) -> Self {
-        let mut all = HashMap::new();
-        for holder in object.into_iter().flat_map(Object::holders) {
-            all.extend(let_in(holder).map(|(uid, token)| (uid, (token, holder))));
-        }
-        Self(all)
-    }
-
-    /// The token that a Pod was let in with: its own, or under a Job's hold.
-    fn token(&self, pod: &PodFacts) -> Option<i64> {
-        self.0.get(pod.uid()).map(|(token, _)| *token)
-    }
-
-    /// The Job under whose hold a Pod was let in.
-    pub fn job(&self, pod: &PodFacts) -> Option<&'a Holder> {
-        self.0.get(pod.uid()).map(|(_, holder)| *holder).filter(|holder| holder.kind == HolderKind::Job)
-    }
-}
-
-/// The token that the object shows for a Pod: its own, or the one that it was let in with under a Job's hold.
-pub fn token_of(object: &Object, pod: &PodFacts) -> Option<i64> {
-    object.holders().iter().flat_map(let_in).find(|(uid, _)| *uid == pod.uid()).map(|(_, token)| token)
-}
-
-/// Who is let in by a hold, by UID, each with its token: the holder itself, or the Pods of a Job.
-fn let_in(holder: &Holder) -> impl Iterator<Item = (&str, i64)> {
-    let itself = (holder.kind != HolderKind::Job).then_some((holder.uid.as_str(), holder.token));
-    itself.into_iter().chain(holder.pods.iter().map(|pod| (pod.uid.as_str(), pod.token)))
+        && roll.token_of(pod.uid()).is_none()
 }
 
 /// Brings a moment forward.

@@ -24,6 +24,7 @@ pub mod object;
 mod observe;
 mod outcomes;
 pub mod outlook;
+mod roll;
 mod runs;
 mod sources;
 mod starting;
@@ -54,7 +55,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{clock::ServerClock, events::Events, look::Eye, sources::Sources, store::Store, world::World};
+use self::{clock::ServerClock, events::Events, look::Eye, roll::Names, sources::Sources, store::Store, world::World};
 use crate::{
     api::{HolderKind, names},
     coordinator::{
@@ -253,7 +254,7 @@ impl Context {
         let mut tokens = Vec::new();
         for (key, _) in pod.holds() {
             let object = self.live(key).await?;
-            match object.as_ref().and_then(|object| gather::token_of(object, pod)) {
+            match object.as_ref().and_then(|object| object.token_of(pod.uid())) {
                 Some(token) => tokens.push(Token { target: key.seen_from(&pod.who.namespace), token }),
                 None => {
                     let message = Some(format!("this Pod does not hold {}", key.seen_from(&pod.who.namespace)));
@@ -269,7 +270,7 @@ impl Context {
     pub async fn held(&self, pod: &PodFacts) -> Result<Vec<Token>, kube::Error> {
         let mut holds = Vec::new();
         for (key, _) in pod.holds() {
-            let token = self.store.get(key).await?.and_then(|object| gather::token_of(&object, pod));
+            let token = self.store.get(key).await?.and_then(|object| object.token_of(pod.uid()));
             holds.extend(token.map(|token| Token { target: key.seen_from(&pod.who.namespace), token }));
         }
         Ok(holds)

@@ -12,10 +12,11 @@ use super::{
 };
 use crate::{
     api::{
-        Barrier, CommonStatus, Duration, Gate, Holder, HolderKind, Lease, Mutex, Once, RWMutex, RoundStatus, Semaphore, WaitGroup, names,
+        Arrival, Barrier, CommonStatus, Duration, Gate, Holder, HolderKind, Lease, Mutex, Once, RWMutex, RoundStatus, Semaphore, WaitGroup,
+        names,
     },
     plan::Kind,
-    rules::{Decision, Primitive, Record, Round},
+    rules::{Decision, Latch, Primitive, Record, Round},
 };
 
 /// How long a holder's node may be unreachable where the primitive does not say.
@@ -219,6 +220,16 @@ impl Object {
     /// What its kind records beside its holders.
     pub fn record(&self) -> Record {
         each!(self, object => object.record())
+    }
+
+    /// Whether those who wait for it may go on.
+    pub fn latch(&self) -> Latch {
+        each!(self, object => object.latch())
+    }
+
+    /// Who has arrived, at a Barrier.
+    pub fn arrivals(&self) -> &[Arrival] {
+        if let Self::Barrier(barrier) = self { barrier.status.as_ref().map_or(&[], |status| &status.arrivals) } else { &[] }
     }
 
     /// UIDs of the Claims whose steps were applied, as far as it remembers them.

@@ -14,9 +14,10 @@ use serde_json::json;
 use tracing::debug;
 
 use super::{
-    Context, ask,
+    Context,
     facts::{JobFacts, Outcome, PodFacts},
     object::{Key, Object},
+    roll::Names,
     starting::{here, written},
     world::under,
 };
@@ -24,7 +25,7 @@ use crate::{
     api::{HolderKind, names},
     plan::{On, Role},
     planted,
-    rules::{Record, Who},
+    rules::{Latch, Who},
 };
 
 /// Somebody who has ended and still carries the finalizer.
@@ -109,15 +110,15 @@ fn on_record(debtor: &Debtor, role: Role, object: Option<&Object>) -> bool {
         (Role::Arrive { .. }, _) if !debtor.outcome.is_some_and(|outcome| outcome.succeeded) => true,
         // It may still be made; but who is deleted does not wait for that.
         (Role::Arrive { .. }, None) => debtor.deleting,
-        (Role::Arrive { .. }, Some(object)) => ask::arrived(object, uid) || !object.allows(namespace),
+        (Role::Arrive { .. }, Some(object)) => object.has_arrived(uid) || !object.allows(namespace),
         // It leaves its command out from then on. Whoever was left out for another reason may yet execute it.
-        (Role::Execute { .. }, object) if debtor.lives => object.is_some_and(|object| executed(object) && !ask::holds(object, uid)),
-        (_, object) => !object.is_some_and(|object| ask::holds(object, uid)),
+        (Role::Execute { .. }, object) if debtor.lives => object.is_some_and(|object| executed(object) && !object.holds(uid)),
+        (_, object) => !object.is_some_and(|object| object.holds(uid)),
     }
 }
 
 fn executed(object: &Object) -> bool {
-    matches!(object.record(), Record::Once(once) if once.executed.is_some())
+    matches!(object, Object::Once(_)) && object.latch() == Latch::Open
 }
 
 /// Frees it as it is now, if that is still right: what was to have no outcome may have come to one in the last moment.

@@ -11,8 +11,9 @@ use super::{
     ask::At,
     claims::ClaimFacts,
     facts::{JobFacts, PodFacts},
-    gather::{gather, token_of},
+    gather::gather,
     object::{Key, Object},
+    roll::Names,
     words,
     world::State,
 };
@@ -167,8 +168,7 @@ impl Picture {
         {
             return Standing::ItsTurn;
         }
-        let of_pod = self.state.pods.get(uid).and_then(|pod| token_of(&object, pod));
-        let token = of_pod.or_else(|| object.holders().iter().find(|holder| holder.uid == uid).map(|holder| holder.token));
+        let token = object.token_of(uid).or_else(|| object.holders().iter().find(|holder| holder.uid == uid).map(|holder| holder.token));
         token.map_or(Standing::NotNow, |token| Standing::Holds { token, deleting: object.deleting() })
     }
 }

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 use super::{
     ask::At,
     facts::PodFacts,
-    gather::{Gathered, sooner, token_of},
+    gather::{Gathered, sooner},
     object::{Key, Object},
+    roll::{Names, Roll},
     world::State,
 };
 use crate::{
@@ -54,9 +55,14 @@ impl State {
     }
 }
 
-/// Whether a wrapped Pod without a session asks for nothing: its command runs, or has ended, or it only waits, which needs no place in line.
-pub fn is_silent(state: &State, pod: &PodFacts) -> bool {
-    let holds = |key: &Key| state.objects.get(key).is_some_and(|object| token_of(object, pod).is_some());
+/// Whether a wrapped Pod without a session asks for nothing: its command runs, or has ended, or it only waits, which needs no place in line. The roll is
+/// that of the primitive `here`.
+pub fn is_silent(state: &State, here: &Key, roll: &Roll<'_>, pod: &PodFacts) -> bool {
+    let holds = |key: &Key| {
+        let token =
+            if key == here { roll.token_of(pod.uid()) } else { state.objects.get(key).and_then(|object| object.token_of(pod.uid())) };
+        token.is_some()
+    };
     pod.wrapped.is_some() && (state.between_runs.contains(pod.uid()) || pod.holds().all(|(key, _)| holds(key)))
 }
 

@@ -61,6 +61,11 @@ pub trait Served: Resource<DynamicType = ()> + Clone + Debug {
         Record::Grants
     }
 
+    /// Whether those who wait for it may go on.
+    fn latch(&self) -> Latch {
+        Latch::Shut
+    }
+
     /// The same object with this status.
     fn with(&self, draft: Draft) -> Self;
 }
@@ -264,6 +269,11 @@ impl Served for Once {
         Record::Once(rules::Once { executed })
     }
 
+    fn latch(&self) -> Latch {
+        let executed = self.status.as_ref().is_some_and(|status| status.executed && status.executed_by.is_some());
+        if executed { Latch::Open } else { Latch::Shut }
+    }
+
     fn with(&self, mut draft: Draft) -> Self {
         let executed = if let Record::Once(once) = &draft.record { once.executed.clone() } else { None };
         let namespace = self.metadata.namespace.clone().unwrap_or_default();
@@ -294,6 +304,11 @@ impl Served for WaitGroup {
         let done_at = |status: &WaitGroupStatus| status.done_at.as_ref().map(|time| time.0);
         let read = |status: &WaitGroupStatus| rules::WaitGroup { added: status.added, done_at: done_at(status) };
         Record::WaitGroup(self.status.as_ref().map(read).unwrap_or_default())
+    }
+
+    fn latch(&self) -> Latch {
+        let done = self.status.as_ref().is_some_and(|status| status.done_at.is_some());
+        if done { Latch::Open } else { Latch::Shut }
     }
 
     fn with(&self, mut draft: Draft) -> Self {
@@ -330,13 +345,23 @@ impl Served for Barrier {
             let arrival =
                 |Arrival { uid, kind, namespace, name, at }: Arrival| Participant { who: Who { kind, namespace, name, uid }, at: at.0 };
             barrier.arrivals = status.arrivals.iter().cloned().map(arrival).collect();
-            (barrier.state, barrier.since) = match status.phase {
-                BarrierPhase::Waiting => (Latch::Shut, None),
-                BarrierPhase::Open => (Latch::Open, status.opened_at.as_ref().map(|time| time.0)),
-                BarrierPhase::Failed => (Latch::Failed, status.failed_at.as_ref().map(|time| time.0)),
+            barrier.state = self.latch();
+            let since = match barrier.state {
+                Latch::Shut => &None,
+                Latch::Open => &status.opened_at,
+                Latch::Failed => &status.failed_at,
             };
+            barrier.since = since.as_ref().map(|time| time.0);
         }
         Record::Barrier(barrier)
+    }
+
+    fn latch(&self) -> Latch {
+        match self.status.as_ref().map(|status| status.phase) {
+            None | Some(BarrierPhase::Waiting) => Latch::Shut,
+            Some(BarrierPhase::Open) => Latch::Open,
+            Some(BarrierPhase::Failed) => Latch::Failed,
+        }
     }
 
     fn with(&self, mut draft: Draft) -> Self {

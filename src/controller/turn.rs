@@ -8,14 +8,16 @@ use tracing::{debug, warn};
 
 use super::{
     Context,
-    ask::{self, At},
+    ask::At,
     claims, ending,
     events::Note,
     examine::Suspect,
     facts::PodFacts,
     gather::{self, Gathered},
     object::{Key, NextStatus, Object},
-    outcomes, runs, starting,
+    outcomes,
+    roll::{Names, Roll},
+    runs, starting,
     store::WriteError,
     tell,
     world::{State, under},
@@ -287,8 +289,9 @@ fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decisio
                 state.settled.insert((uid.clone(), key.clone()));
             }
         }
+        let roll = Roll::of(Some(after).filter(|_| !gathered.arriving.is_empty()));
         for (asker, uid) in &gathered.arriving {
-            if ask::arrived(after, uid) {
+            if roll.has_arrived(uid) {
                 tell::confirm(state, key, asker, 0);
             }
         }

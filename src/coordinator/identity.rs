@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use crate::api::names;
 
-/// How long an answer is believed: half as long as a kubelet believes one. A token is bound to its Pod: once that is gone the token is worthless, and whoever
+/// How long an answer is believed: as long as a kubelet believes one. A token is bound to its Pod: once that is gone the token is worthless, and whoever
 /// asks for a Pod that is gone gets nothing in any case, because the Pod itself is looked up at every request.
-const BELIEVED_FOR: Duration = Duration::from_secs(60);
+const BELIEVED_FOR: Duration = Duration::from_secs(120);
 /// Most answers that are kept.
 const MOST_KEPT: usize = 20_000;
 /// Longest token that is looked at.

@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use super::ClaimFacts;
 use crate::controller::{
-    ask::{self, At},
+    ask::At,
     object::Key,
+    roll::Names,
     world::{State, forget},
 };
 
@@ -55,7 +56,7 @@ impl State {
 
     /// A Claim of this UID was deleted, as the API server's own log of changes says: unlike an absence, that is proof.
     pub fn deleted_claim(&mut self, key: &Key, uid: &str) {
-        if self.objects.get(key).is_some_and(|object| ask::holds(object, uid) || object.applied().iter().any(|applied| applied == uid)) {
+        if self.objects.get(key).is_some_and(|object| object.holds(uid) || object.applied().iter().any(|applied| applied == uid)) {
             self.remember_gone(uid);
             self.dirty.insert(key.clone());
         }

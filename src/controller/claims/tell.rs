@@ -21,11 +21,12 @@ use super::{
 use crate::{
     api::{Claim, Holder, HolderKind, denied},
     controller::{
-        Context, ask,
+        Context,
         events::Note,
         gather::Gathered,
         object::{Key, Object},
         outcomes,
+        roll::Names,
         store::WriteError,
         turn::TurnError,
         world::State,
@@ -125,7 +126,7 @@ pub async fn tell(
             Err(error) => return (Err(error.into()), Words(words)),
         };
         for claim in lost {
-            let held = live.as_ref().is_some_and(|object| ask::holds(object, claim.uid()));
+            let held = live.as_ref().is_some_and(|object| object.holds(claim.uid()));
             if held {
                 context.world.update(|state| live.iter().for_each(|live| state.put_object(live.clone())));
             } else if claim.holds() && !claim.deleting() {
