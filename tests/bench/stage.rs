@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use http::Request;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use konductor::api::{Barrier, Claim, Mutex, Semaphore};
@@ -150,7 +150,11 @@ impl Stage {
 /// Deletes all of a kind, and waits until they are gone.
 pub async fn empty<K: Resource + Clone + DeserializeOwned + std::fmt::Debug>(api: &Api<K>) -> anyhow::Result<()> {
     let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
-    api.delete_collection(&now, &ListParams::default()).await?;
+    // Ten thousand may be more than the API server has time for in one request.
+    while let Err(error) = api.delete_collection(&now, &ListParams::default()).await {
+        let late = matches!(&error, kube::Error::Api(status) if status.code == 504);
+        ensure!(late, error);
+    }
     until("all are gone", async || Ok(api.list_metadata(&ListParams::default().limit(1)).await?.items.is_empty())).await
 }
 
