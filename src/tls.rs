@@ -65,7 +65,7 @@ pub type Guest = Arc<Place>;
 pub fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> Arc<ServerConfig> {
     let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Agents are processes that come once, and API servers keep their connections: nobody would use a ticket.
+    // Agents resume no connection, and API servers keep theirs: nobody would use a ticket.
     config.send_tls13_tickets = 0;
     Arc::new(config)
 }

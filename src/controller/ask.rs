@@ -57,7 +57,8 @@ pub fn pod(
 ) -> bool {
     let Some(plan) = pod.plan().filter(|_| !pod.deleting && !pod.ended) else { return false };
     let session = state.sessions.get(pod.uid());
-    if session.is_some_and(Session::is_granted) {
+    // It has been let in, and asks no more. (Behind a gate nobody hears that; its gate is to be lifted.)
+    if session.is_some_and(Session::is_granted) && !pod.gated {
         return false;
     }
     let session = session.map(|session| session.confirmed.clone());

@@ -205,9 +205,9 @@ mod tests {
         state.put_pod(pod.clone());
         let at = At { now: Instant::now(), time: Timestamp::UNIX_EPOCH };
         let asks = |state: &mut State| gather(state, &key, Some(&object), at).facts.requests.len();
-        let leaves = |state: &mut State, id| {
+        let leaves = |state: &mut State, id, let_in| {
             state.dirty.clear();
-            state.close_session("a", id);
+            state.close_session("a", id, let_in);
             !state.dirty.is_empty()
         };
         let open = |state: &mut State| {
@@ -218,16 +218,19 @@ mod tests {
         };
         let waits = open(&mut state);
         assert_eq!(asks(&mut state), 1);
-        assert!(leaves(&mut state, waits));
+        assert!(leaves(&mut state, waits, false));
         let let_in = open(&mut state);
         state.tell("a", Place::Granted(Vec::new()));
         assert_eq!(asks(&mut state), 0);
-        assert!(!leaves(&mut state, let_in));
+        assert!(!leaves(&mut state, let_in, true));
+        let never_heard_of_it = open(&mut state);
+        state.tell("a", Place::Granted(Vec::new()));
+        assert!(leaves(&mut state, never_heard_of_it, false));
         // Its kubelet was faster than its connection: nobody else would say that it is to be looked at.
         let late = open(&mut state);
         state.tell("a", Place::Granted(Vec::new()));
         state.put_pod(PodFacts { step: AcquireStep::Passed, ..pod.clone() });
-        assert!(leaves(&mut state, late));
+        assert!(leaves(&mut state, late, true));
     }
 
     /// It may wait for an image that nobody can pull, and everybody else waits for it.

@@ -244,7 +244,7 @@ impl Context {
     /// Opens a session for a waiting Pod; it ends when the guard is dropped.
     pub fn open_session(self: &Arc<Self>, pod: &PodFacts) -> (SessionGuard, tokio::sync::watch::Receiver<Place>) {
         let (session, place) = Session::open();
-        let guard = SessionGuard { context: self.clone(), pod_uid: pod.uid().to_owned(), id: session.id };
+        let guard = SessionGuard { context: self.clone(), pod_uid: pod.uid().to_owned(), id: session.id, let_in: false };
         self.world.update(|state| state.open_session(pod, session));
         (guard, place)
     }
@@ -281,13 +281,16 @@ impl Context {
         self.world.update(|state| state.run_ended(pod, ended));
     }
 
-    /// A primitive by a live read. What is gone leaves the picture, unless that has seen another one of its name meanwhile.
+    /// A primitive by a live read. The picture follows: two turns that look at the same primitive, one as it is and one as it was, could keep each other going.
+    /// What is gone leaves it, unless it has seen another one of that name meanwhile; what has left it does not come back by a read that began before.
     pub async fn live(&self, key: &Key) -> Result<Option<object::Object>, kube::Error> {
         let known = self.world.lock().objects.get(key).map(|known| known.uid().to_owned());
         let live = self.store.get(key).await?;
-        if let Some(uid) = known.filter(|_| live.is_none()) {
-            self.world.update(|state| state.remove_object(key, &uid));
-        }
+        self.world.update(|state| match (&live, &known) {
+            (Some(live), _) if state.objects.contains_key(key) => state.put_object(live.clone()),
+            (None, Some(uid)) => state.remove_object(key, uid),
+            _ => {}
+        });
         Ok(live)
     }
 
@@ -336,10 +339,12 @@ pub struct SessionGuard {
     context: Arc<Context>,
     pod_uid: String,
     id: u64,
+    /// Whether its last word was that the Pod may go on.
+    pub let_in: bool,
 }
 
 impl Drop for SessionGuard {
     fn drop(&mut self) {
-        self.context.world.update(|state| state.close_session(&self.pod_uid, self.id));
+        self.context.world.update(|state| state.close_session(&self.pod_uid, self.id, self.let_in));
     }
 }

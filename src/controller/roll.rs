@@ -1,5 +1,5 @@
 //! Who a primitive names: who holds it, who is let in by those holds, who has arrived. One name is looked for in the object itself; where many who ask meet
-//! many who are named, a turn calls a [`Roll`] once, so that it does not search all for each.
+//! many who are named, a [`Roll`] is made first, so that not all are searched for each.
 
 use std::collections::{HashMap, HashSet};
 

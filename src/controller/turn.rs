@@ -289,11 +289,10 @@ fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decisio
                 state.settled.insert((uid.clone(), key.clone()));
             }
         }
-        let roll = Roll::of(Some(after).filter(|_| !gathered.arriving.is_empty()));
-        for (asker, uid) in &gathered.arriving {
-            if roll.has_arrived(uid) {
-                tell::confirm(state, key, asker, 0);
-            }
+        if !gathered.arriving.is_empty() {
+            let roll = Roll::of(Some(after));
+            let arrived = gathered.arriving.iter().filter(|(_, uid)| roll.has_arrived(uid));
+            arrived.for_each(|(asker, _)| tell::confirm(state, key, asker, 0));
         }
         tell::those_who_wait(context, state, key, Some(after), decision, &gathered.impostors);
         set_alarms(state, key, decision, gathered, now);

@@ -354,15 +354,17 @@ impl State {
         self.dirty.extend(pod.keys().iter().cloned());
     }
 
-    /// A session ended.
-    pub fn close_session(&mut self, pod_uid: &str, session_id: u64) {
-        let Some(session) = self.sessions.get(pod_uid).filter(|session| session.id == session_id) else { return };
-        let granted = session.is_granted();
+    /// A session ended; `let_in` says that its last word was that the Pod may go on.
+    pub fn close_session(&mut self, pod_uid: &str, session_id: u64, let_in: bool) {
+        if self.sessions.get(pod_uid).is_none_or(|session| session.id != session_id) {
+            return;
+        }
         self.sessions.remove(pod_uid);
         let Some(pod) = self.pods.get(pod_uid) else { return };
         self.without_session.insert(pod_uid.to_owned(), Instant::now());
-        // A crowd that is let in leaves one by one, and none of them leaves a place to anybody. When its kubelet says that it has gone on, that is looked at.
-        if !granted || pod.step == AcquireStep::Passed {
+        // A crowd that is let in leaves one by one, and none of them leaves a place to anybody. But whoever was seen to have gone on already was spared a look for
+        // the sake of its session.
+        if !let_in || pod.step == AcquireStep::Passed {
             self.dirty.extend(pod.keys().iter().cloned());
         }
     }

@@ -220,7 +220,7 @@ async fn ended(
 struct Line {
     context: Arc<Context>,
     pod: Arc<PodFacts>,
-    #[expect(dead_code, reason = "keeps the session open for as long as the connection lasts")]
+    /// Keeps the session open for as long as the connection lasts.
     guard: SessionGuard,
     place: watch::Receiver<Place>,
     beat: Interval,
@@ -275,7 +275,8 @@ impl Line {
                     return Some(Progress::Waiting { message });
                 }
                 Place::Granted(tokens) => {
-                    // The first of several steps may be long ago: it counts if it is held now. (Boxed, as what follows: everybody who waits would keep room for it.)
+                    // Both are boxed: everybody who waits would keep room for them.
+                    // The first of several steps may be long ago: it counts if it is held now.
                     if self.pod.steps().count() > 1 && !Box::pin(self.context.verify(&self.pod)).await.is_ok_and(|verified| verified.held) {
                         return None;
                     }
@@ -286,6 +287,7 @@ impl Line {
                         }
                     }
                     self.done = true;
+                    self.guard.let_in = true;
                     return Some(Progress::Granted { tokens });
                 }
                 Place::Skipped(message) => {

@@ -94,7 +94,7 @@ impl Session {
         true
     }
 
-    /// Whether the Pod was told that it holds all that it asked for. It asks no more; if the answer did not reach it, it comes back.
+    /// Whether the Pod holds all that it asked for, and is told so. It asks no more; if the answer does not reach it, it comes back.
     pub fn is_granted(&self) -> bool {
         matches!(&*self.place.borrow(), Place::Granted(_))
     }
