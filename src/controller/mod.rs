@@ -348,3 +348,41 @@ impl Drop for SessionGuard {
         self.context.world.update(|state| state.close_session(&self.pod_uid, self.id, self.let_in));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::Response;
+    use kube::client::Body;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::api::Mutex;
+
+    /// Two turns that look at the same primitive, one as it is and one as it was, would keep each other going for as long as its watch is silent.
+    #[tokio::test]
+    async fn the_picture_follows_a_live_read_and_gets_nothing_back_that_has_left_it() {
+        let mutex = |revision: &str| -> Mutex {
+            serde_json::from_value(json!({
+                "apiVersion": "konductor.io/v1", "kind": "Mutex", "spec": {},
+                "metadata": { "name": "db", "namespace": "ns", "uid": "m", "resourceVersion": revision },
+            }))
+            .unwrap()
+        };
+        let answer = serde_json::to_vec(&mutex("2")).unwrap();
+        let service = service_fn(move |_: http::Request<Body>| {
+            let answer = Response::new(Body::from(answer.clone()));
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let client = Client::new(service, "ns");
+        let context = Context::new(client, ServerClock::default(), Pulse::default(), Arc::default(), "k-1", CancellationToken::new());
+        let before = object::Object::from(mutex("1"));
+        let key = before.key();
+        assert!(context.live(&key).await.unwrap().is_some());
+        assert!(context.world.lock().objects.is_empty(), "it may have been deleted since");
+        context.world.lock().put_object(before);
+        assert!(context.live(&key).await.unwrap().is_some());
+        assert_eq!(context.world.lock().objects[&key].revision(), 2);
+    }
+}
