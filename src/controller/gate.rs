@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     object::first,
-    status::{Draft, Served, alike},
+    status::{Draft, Served, alike, since},
 };
 use crate::{
     api::{CommonStatus, Duration, Gate, GateByHand, GateCondition, GateConditionStatus, GatePhase, GateStatus, RoundStatus},
@@ -28,12 +28,7 @@ impl Served for Gate {
             }
             gate.by_hand = status.by_hand.clone().map(|GateByHand { open, by, at }| ByHand { open, by, at: at.0 });
             gate.state = self.latch();
-            let since = match gate.state {
-                Latch::Shut => &None,
-                Latch::Open => &status.opened_at,
-                Latch::Failed => &status.failed_at,
-            };
-            gate.since = since.as_ref().map(|time| time.0);
+            gate.since = since(gate.state, &status.opened_at, &status.failed_at);
             gate.cycle.clone_from(&status.cycle);
         }
         Record::Gate(rules::Gate { conditions, ..gate })

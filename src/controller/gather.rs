@@ -157,13 +157,17 @@ mod tests {
         PodFacts::of(&serde_json::from_value(pod).unwrap())
     }
 
+    fn mutex() -> Mutex {
+        let mut mutex = Mutex::new("db", Default::default());
+        mutex.metadata.namespace = Some("ns".to_owned());
+        mutex
+    }
+
     /// After a change of leader nobody has a session, perhaps for long: the oldest must not lose its place to whoever happens to come back first.
     #[tokio::test(start_paused = true)]
     async fn those_without_a_session_keep_their_place_until_others_have_had_time_to_come_back_too() {
         let (oldest, quick) = (waiting_pod("oldest"), waiting_pod("quick"));
-        let mut mutex = Mutex::new("db", Default::default());
-        mutex.metadata.namespace = Some("ns".to_owned());
-        let object = Object::from(mutex);
+        let object = Object::from(mutex());
         let key = object.key();
         let mut state = State::default();
         state.put_object(object.clone());
@@ -196,9 +200,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_was_let_in_asks_no_more_and_its_leaving_is_no_reason_to_look() {
         let pod = waiting_pod("a");
-        let mut mutex = Mutex::new("db", Default::default());
-        mutex.metadata.namespace = Some("ns".to_owned());
-        let object = Object::from(mutex);
+        let object = Object::from(mutex());
         let key = object.key();
         let mut state = State::default();
         state.put_object(object.clone());
@@ -237,8 +239,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_holder_that_does_not_start_is_told_of_after_ten_minutes() {
         let holder = waiting_pod("holder");
-        let mut mutex = Mutex::new("db", Default::default());
-        mutex.metadata.namespace = Some("ns".to_owned());
+        let mut mutex = mutex();
         let holds = json!({ "holders": [{
             "uid": "holder", "kind": "Pod", "namespace": "ns", "name": "holder", "token": 1, "permits": 1, "since": "2026-01-01T00:00:00Z",
         }], "lastToken": 1, "phase": "Locked" });

@@ -167,6 +167,16 @@ macro_rules! alike {
 }
 pub(super) use alike;
 
+/// Since when something has been open, or has failed.
+pub(super) fn since(latch: Latch, opened_at: &Option<Time>, failed_at: &Option<Time>) -> Option<Timestamp> {
+    let since = match latch {
+        Latch::Shut => return None,
+        Latch::Open => opened_at,
+        Latch::Failed => failed_at,
+    };
+    since.as_ref().map(|time| time.0)
+}
+
 impl Served for Mutex {
     const KIND: Kind = Kind::Mutex;
     alike!(held);
@@ -346,12 +356,7 @@ impl Served for Barrier {
                 |Arrival { uid, kind, namespace, name, at }: Arrival| Participant { who: Who { kind, namespace, name, uid }, at: at.0 };
             barrier.arrivals = status.arrivals.iter().cloned().map(arrival).collect();
             barrier.state = self.latch();
-            let since = match barrier.state {
-                Latch::Shut => &None,
-                Latch::Open => &status.opened_at,
-                Latch::Failed => &status.failed_at,
-            };
-            barrier.since = since.as_ref().map(|time| time.0);
+            barrier.since = since(barrier.state, &status.opened_at, &status.failed_at);
         }
         Record::Barrier(barrier)
     }
