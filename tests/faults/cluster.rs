@@ -158,6 +158,25 @@ pub async fn certificate(client: &Client) -> Vec<u8> {
     secret.and_then(|secret| secret.data?.remove("tls.crt")).map(|bytes| bytes.0).unwrap_or_default()
 }
 
+/// Prints what may keep somebody from being served.
+pub async fn describe() {
+    let here = format!("--namespace={SYSTEM}");
+    for question in [
+        &["get", "nodes"][..],
+        &["get", "pods", "--output=wide", &here],
+        &["get", "leases,endpointslices", &here],
+        &["get", "pods", "--output=wide", "--namespace=faults"],
+        &["get", "konductor", "--namespace=faults"],
+        &["logs", "--selector=app.kubernetes.io/component=server", "--prefix", "--tail=20", &here],
+    ] {
+        let output = Command::new("kubectl").args(question).arg("--request-timeout=5s").output().await.expect("kubectl");
+        eprintln!("  kubectl {}", question.join(" "));
+        for line in String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).lines() {
+            eprintln!("    {line}");
+        }
+    }
+}
+
 /// What happens to packets on their way to the webhook, until [`free_webhook`].
 pub async fn cut_webhook(verdict: &str) {
     let rules =

@@ -1,6 +1,7 @@
 //! The faults, one after the other. After each one, all who waited when it ended must be served; after each kind there is a calm, in which everybody is.
 
 use std::{
+    future::pending,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -10,8 +11,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     cluster::{
-        allow_more_leaders, by_way_of, certificate, cluster, cut_webhook, free_webhook, kill_and_start, kubectl, leader, leading, redeploy,
-        run, signal, until_node_is_ready, until_serving,
+        allow_more_leaders, by_way_of, certificate, cluster, cut_webhook, describe, free_webhook, kill_and_start, kubectl, leader, leading,
+        redeploy, run, signal, until_node_is_ready, until_serving,
     },
     history::now,
     load,
@@ -103,7 +104,9 @@ impl Stage {
         }
         self.calm(&mut row).await;
         row.to = now();
-        eprintln!("  {} times in {} s, recovered within {:.1} s", row.times, began.elapsed().as_secs(), row.longest.as_secs_f64());
+        let violations = self.observer.judge.lock().unwrap().violations.len();
+        let (times, took, longest) = (row.times, began.elapsed().as_secs(), row.longest.as_secs_f64());
+        eprintln!("  {times} times in {took} s, recovered within {longest:.1} s; {violations} violations until now");
         self.rows.push(row);
     }
 
@@ -137,7 +140,15 @@ impl Stage {
     }
 
     async fn served(&self, row: &mut Row, lanes: &[String], counts: impl Fn(&str) -> bool) {
-        let recovery = self.waiters.until_served(lanes, counts).await;
+        let looked_at = async {
+            sleep(PATIENCE).await;
+            describe().await;
+            pending().await
+        };
+        let recovery = tokio::select! {
+            recovery = self.waiters.until_served(lanes, counts) => recovery,
+            recovery = looked_at => recovery,
+        };
         if lanes.is_empty() {
             row.waited += recovery.waited;
         }
