@@ -20,7 +20,7 @@ pub fn bug(name: &str) -> bool {
 
 /// All of them.
 #[cfg(feature = "planted-bugs")]
-pub const ALL: [&str; 41] = [
+pub const ALL: [&str; 42] = [
     "status-without-version",
     "blind-retry-after-conflict",
     "granted-before-written",
@@ -62,6 +62,7 @@ pub const ALL: [&str; 41] = [
     "once-believes-the-report",
     "end-of-any-run-counts",
     "freed-though-it-may-run-again",
+    "reacts-to-itself",
 ];
 
 /// A status write that the last writer wins.

@@ -92,6 +92,10 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
                 let (told, words) = claims::tell(context, key, Some(&written), &decision, &gathered, now).await;
                 tell::events(context, &written, &decision);
                 context.metrics.decided(key.kind, &decision, &gathered.facts.requests, now);
+                if planted::bug("reacts-to-itself") {
+                    let live = context.live(key).await?;
+                    context.seen_live(key, live);
+                }
                 // A Claim that was not told would find nothing that says how it ended.
                 let spent = if told.is_ok() { clean_up(context, key, &written, now).await } else { Ok(()) };
                 ending::refused(context, key, &decision).await;

@@ -1,10 +1,14 @@
 //! The cluster's parts, and what can be done to them: it is that of `tests/cluster`, on this machine.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::{
     coordination::v1::Lease,
-    core::v1::{Node, Pod, Secret},
+    core::v1::{Pod, Secret},
 };
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -121,12 +125,14 @@ pub async fn signal(signal: &str, processes: &[String]) {
 }
 
 pub async fn until_api_answers() {
+    let began = Instant::now();
     while !Command::new("kubectl")
         .args(["get", "--raw", "/readyz", "--request-timeout=2s"])
         .output()
         .await
         .is_ok_and(|it| it.status.success())
     {
+        assert!(began.elapsed() < Duration::from_secs(180), "the API server was started and does not answer: {}", cluster(&["logs"]).await);
         sleep(Duration::from_millis(200)).await;
     }
 }
@@ -136,20 +142,6 @@ pub async fn kill_and_start(component: &str) {
     cluster(&["component", "kill", component]).await;
     cluster(&["component", "start", component]).await;
     until_api_answers().await;
-}
-
-/// Waits until a node is ready, and takes Pods.
-pub async fn until_node_is_ready(client: &Client, name: &str) {
-    loop {
-        if let Ok(node) = Api::<Node>::all(client.clone()).get(name).await {
-            let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-            let ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
-            if ready && node.spec.and_then(|spec| spec.taints).unwrap_or_default().is_empty() {
-                return;
-            }
-        }
-        sleep(Duration::from_millis(200)).await;
-    }
 }
 
 /// The certificate that konductor serves, as the Secret has it; empty while there is none.

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     cluster::{
         allow_more_leaders, by_way_of, certificate, cluster, cut_webhook, describe, free_webhook, kill_and_start, kubectl, leader, leading,
-        redeploy, run, signal, until_node_is_ready, until_serving,
+        redeploy, run, signal, until_serving,
     },
     history::now,
     load,
@@ -128,12 +128,13 @@ impl Stage {
         self.served(row, &[], |lane| !pods::LANES.iter().any(|pods| pods.key == lane)).await;
     }
 
-    /// Waits until everybody is served who waits now, and each lane has served somebody. Pods need their nodes: a fault has not ended while Kubernetes takes one
-    /// for lost, which after several outages of its API server may last for a minute longer.
+    /// Waits until everybody is served who waits now, and each lane has served somebody. Pods need a cluster: a fault has not ended before Kubernetes runs Jobs
+    /// that konductor has nothing to do with. After several outages of its API server that may last for a minute longer, in which it takes nodes for lost, or
+    /// its parts pause before they try again.
     pub async fn calm(&self, row: &mut Row) {
-        for node in [HOME, AWAY] {
-            until_node_is_ready(&self.client, node).await;
-        }
+        let began = Instant::now();
+        tokio::join!(self.pods.until_plain_job_runs(HOME), self.pods.until_plain_job_runs(AWAY));
+        eprintln!("  Kubernetes runs Jobs again, after {:.1} s", began.elapsed().as_secs_f64());
         let lanes = load::LANES.iter().map(load::Lane::key).chain(pods::LANES.iter().map(|lane| lane.key.to_owned()));
         let rounds = load::ROUNDS.iter().map(|kind| format!("{}/rounds", crate::judge::plural(kind)));
         self.served(row, &lanes.chain(rounds).collect::<Vec<_>>(), |_| true).await;
@@ -332,7 +333,7 @@ impl Stage {
 
     /// A Pod on this node that holds the victims' Mutex for longer than it will have, and one that waits for it at home.
     async fn victim(&self, node: &str) -> (String, String) {
-        until_node_is_ready(&self.client, node).await;
+        self.pods.until_plain_job_runs(node).await;
         let victim = self.pods.start(VICTIMS, "konductor.io/mutex", false, node, 1800).await;
         self.pods.until_began(VICTIMS, &victim).await;
         let next = self.pods.start(VICTIMS, "konductor.io/mutex", false, HOME, 8).await;
@@ -382,7 +383,7 @@ impl Stage {
             sleep(Duration::from_secs(1)).await;
             fenced += usize::from(self.pods.last_beat(&victim).is_some_and(|beat| beat > began + 10.0));
             cluster(&["node", repair, AWAY]).await;
-            until_node_is_ready(&self.client, AWAY).await;
+            self.pods.until_plain_job_runs(AWAY).await;
             // Of one that was cut off, konductor ends what runs without its hold; one whose power was off does not run.
             if fault == "kill" {
                 self.pods.delete(false, &victim).await;

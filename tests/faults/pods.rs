@@ -9,10 +9,10 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
     Api,
     api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, PostParams},
@@ -27,6 +27,8 @@ use crate::{
 
 /// The node on which everybody runs who is not there to be lost.
 pub const HOME: &str = "node-1";
+/// A cluster that runs nothing for this long is broken.
+const KUBERNETES_NEEDS: Duration = Duration::from_secs(300);
 /// How long an app runs, in tenths of a second.
 const RUNS: u32 = 8;
 
@@ -185,6 +187,30 @@ impl Pods {
     pub async fn exists(&self, name: &str) -> bool {
         let api: Api<Pod> = Api::namespaced(self.load.client.clone(), &self.load.namespace);
         !matches!(api.list(&ListParams::default().fields(&format!("metadata.name={name}"))).await, Ok(list) if list.items.is_empty())
+    }
+
+    /// Waits until Kubernetes has run a Job on this node that konductor has nothing to do with.
+    pub async fn until_plain_job_runs(&self, node: &str) {
+        let name = format!("plain-{}", self.number.fetch_add(1, Ordering::Relaxed));
+        let app = json!({ "name": "app", "image": "konductor.local/busybox:1", "command": ["true"] });
+        let spec = json!({ "restartPolicy": "Never", "nodeSelector": { "kubernetes.io/hostname": node }, "containers": [app] });
+        let job = json!({
+            "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": name },
+            "spec": { "backoffLimit": 100, "template": { "spec": spec } },
+        });
+        let job: Job = serde_json::from_value(job).expect("a Job");
+        let api: Api<Job> = Api::namespaced(self.load.client.clone(), &self.load.namespace);
+        insist(async || match api.create(&PostParams::default(), &job).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            answer => answer.map(|_| ()),
+        })
+        .await;
+        let began = Instant::now();
+        while !api.get(&name).await.is_ok_and(|job| job.status.is_some_and(|status| status.succeeded.is_some())) {
+            assert!(began.elapsed() < KUBERNETES_NEEDS, "Kubernetes has not run a plain Job on {node} for {KUBERNETES_NEEDS:?}");
+            sleep(Duration::from_millis(200)).await;
+        }
+        self.delete(true, &name).await;
     }
 
     // --- what really ran --------------------------------------------------------------------------------------------------

@@ -123,13 +123,15 @@ pub struct Stats {
     /// Runs of wrapped commands, and those that were left out.
     pub wrapped: u64,
     pub left_out: u64,
+    /// Most requests of one process within ten seconds.
+    pub busiest: u64,
 }
 
 impl Stats {
     pub fn add(&mut self, other: &Self) {
         let Self { operations, conflicts, ambiguous, takeovers, grants, releases, losses, crashes, waits, .. } = other;
         let Self { arrivals, opened, gates, executions, done, skips, resumed, ungated, .. } = other;
-        let Self { claimed, renewals, expiries, by_hand, wrapped, left_out, .. } = other;
+        let Self { claimed, renewals, expiries, by_hand, wrapped, left_out, busiest, .. } = other;
         self.operations += operations;
         self.conflicts += conflicts;
         self.ambiguous += ambiguous;
@@ -153,6 +155,7 @@ impl Stats {
         self.by_hand += by_hand;
         self.wrapped += wrapped;
         self.left_out += left_out;
+        self.busiest = self.busiest.max(*busiest);
     }
 }
 

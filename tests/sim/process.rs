@@ -1,7 +1,7 @@
 //! A konductor process: the real controller, coordinator and election on a simulated wire. It can die at any await and is started again as a new one.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -47,6 +47,8 @@ pub struct Process {
     pub watches_broken: u64,
     /// When it is started again.
     pub starts: Option<Instant>,
+    /// When it asked the API server for something, for a while back.
+    pub asked: VecDeque<Instant>,
     tasks: Vec<AbortHandle>,
 }
 
@@ -58,6 +60,7 @@ impl Process {
         self.router = None;
         self.leading = false;
         self.watches.clear();
+        self.asked.clear();
         self.starts = Some(again);
     }
 }

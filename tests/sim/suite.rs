@@ -148,7 +148,7 @@ fn seeds(asked: &Asked) -> bool {
     violations.sort();
     let Stats { operations, conflicts, ambiguous, takeovers, grants, releases, losses, crashes, waits, .. } = stats;
     let Stats { arrivals, opened, gates, executions, done, skips, resumed, ungated, .. } = stats;
-    let Stats { claimed, renewals, expiries, by_hand, wrapped, left_out, .. } = stats;
+    let Stats { claimed, renewals, expiries, by_hand, wrapped, left_out, busiest, .. } = stats;
     println!("seeds      {} in {} s", asked.seeds, began.elapsed().as_secs());
     println!("operations {operations} ({grants} grants, {releases} releases, {waits} sessions, {crashes} deaths of a controller)");
     println!("conflicts  {conflicts}");
@@ -158,6 +158,7 @@ fn seeds(asked: &Asked) -> bool {
     println!("held back  {resumed} Jobs resumed, {skips} left out, {ungated} Pods given a node");
     println!("claims     {claimed} that held, {renewals} renewals, {expiries} expired, {by_hand} steps by hand");
     println!("wrapped    {wrapped} runs of a command, {left_out} left out");
+    println!("busiest    {busiest} requests of one controller within 10 s");
     println!("violations {}", violations.len());
     for (seed, violation) in violations.iter().take(SHOWN) {
         println!("  seed {seed} ({violation})\n    again: make sim SEED={seed}");

@@ -101,6 +101,24 @@ impl Core {
         if self.strikes(self.faults.slow) { self.chance.millis(50, 4000) } else { self.chance.millis(1, 20) }
     }
 
+    /// A process asks for something. Whatever goes wrong, and however many are there: none has reason to ask that often, but what reacts to its own requests.
+    fn counted(&mut self, process: usize) {
+        const WITHIN: Duration = Duration::from_secs(10);
+        const MOST: usize = 400;
+        let now = Instant::now();
+        let asked = &mut self.processes[process].asked;
+        asked.push_back(now);
+        while asked.front().is_some_and(|at| now - *at > WITHIN) {
+            asked.pop_front();
+        }
+        let count = asked.len();
+        self.stats.busiest = self.stats.busiest.max(count as u64);
+        if count > MOST {
+            asked.clear();
+            self.violation("5 (restless)", format!("konductor-{process} asked the API server for {count} things within {WITHIN:?}"));
+        }
+    }
+
     fn fate(&mut self, process: usize, asked: &Asked) -> Fate {
         let status_write = asked.writes() && asked.what.is_primitive();
         let faults = self.faults.clone();
@@ -170,7 +188,11 @@ impl Wire {
     async fn carry(self, asked: Asked) -> Result<Response<Body>, BoxError> {
         let Self { sim, process, life } = self;
         let sent = Instant::now();
-        let fate = sim.lock().fate(process, &asked);
+        let fate = {
+            let mut core = sim.lock();
+            core.counted(process);
+            core.fate(process, &asked)
+        };
         let dies = |moment: Moment| {
             let strikes = fate.dies == Some(moment) && !life.is_cancelled();
             if strikes {

@@ -79,7 +79,8 @@ component_stat() { # component_stat MACHINE COMPONENT: prints "PID STATE" as the
   init=$(machine_init "$1") || return 1
   read -r pid start 2>/dev/null <"$STATE/machines/$1/$2" || return 1
   read -ra stat 2>/dev/null <"/proc/$init/root/proc/$pid/stat" || return 1
-  [[ ${stat[21]} == "$start" && ${stat[2]} != Z ]] && echo "$pid ${stat[2]}"
+  # Its first thread may have ended before the others: until they have, its ports are taken.
+  [[ ${stat[21]} == "$start" && (${stat[2]} != Z || ${stat[19]} -gt 1) ]] && echo "$pid ${stat[2]}"
 }
 component_up() { component_stat "$1" "$2" >/dev/null; }
 component_down() { ! component_up "$1" "$2"; }
