@@ -3,7 +3,10 @@
 use std::{collections::HashSet, sync::Arc};
 
 use jiff::Timestamp;
-use tokio::time::{Duration, Instant};
+use tokio::{
+    task::yield_now,
+    time::{Duration, Instant},
+};
 use tracing::{debug, warn};
 
 use super::{
@@ -88,7 +91,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
             Ok(written) => {
                 ending::lost(context, key, &written, &gathered.facts.evidence).await;
                 // Whoever is owed an answer is told first: what is done to others below may be refused by somebody's policy, again and again. Mere words come last.
-                let free = settle(context, key, &object, &written, &decision, &gathered, now);
+                let free = settle(context, key, &object, &written, &decision, &gathered, now).await;
                 let (told, words) = claims::tell(context, key, Some(&written), &decision, &gathered, now).await;
                 tell::events(context, &written, &decision);
                 context.metrics.decided(key.kind, &decision, &gathered.facts.requests, now);
@@ -112,7 +115,7 @@ pub async fn turn(context: &Context, key: &Key) -> Result<(), TurnError> {
                 return done.into_iter().collect();
             }
             Err(WriteError::Unknown(_)) if planted::bug("no-answer-is-success") => {
-                settle(context, key, &object, &object, &decision, &gathered, now);
+                settle(context, key, &object, &object, &decision, &gathered, now).await;
                 return Ok(());
             }
             Err(WriteError::Refused(error)) => return Err(WriteError::Refused(error).into()),
@@ -274,13 +277,16 @@ fn status_due(context: &Context, key: &Key, object: &Object, decision: &Decision
 }
 
 /// Tells everybody what the turn means for them, and sets the alarms for the next one. Says whether the finalizer may go now.
-fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decision: &Decision, gathered: &Gathered, now: Timestamp) -> bool {
-    tell::log(key, before, after, decision);
+async fn settle(
+    context: &Context,
+    key: &Key,
+    before: &Object,
+    after: &Object,
+    decision: &Decision,
+    gathered: &Gathered,
+    now: Timestamp,
+) -> bool {
     context.world.update(|state| {
-        for who in gathered.slow.iter().filter(|who| state.slow.insert((who.uid.clone(), key.clone()))) {
-            let text = format!("has held {} for ten minutes and has not started", key.seen_from(&who.namespace));
-            context.events.publish_who(who, Note::warning("NotStarted", text).about_primitive(key));
-        }
         for grant in &decision.granted {
             tell::confirm(state, key, &grant.asker, grant.token);
         }
@@ -297,6 +303,17 @@ fn settle(context: &Context, key: &Key, before: &Object, after: &Object, decisio
             let roll = Roll::of(Some(after));
             let arrived = gathered.arriving.iter().filter(|(_, uid)| roll.has_arrived(uid));
             arrived.for_each(|(asker, _)| tell::confirm(state, key, asker, 0));
+        }
+    });
+    if !decision.granted.is_empty() || !decision.passed.is_empty() {
+        // Who was let in may run on this very thread, and would else hear of it after all the words to those who wait.
+        yield_now().await;
+    }
+    tell::log(key, before, after, decision);
+    context.world.update(|state| {
+        for who in gathered.slow.iter().filter(|who| state.slow.insert((who.uid.clone(), key.clone()))) {
+            let text = format!("has held {} for ten minutes and has not started", key.seen_from(&who.namespace));
+            context.events.publish_who(who, Note::warning("NotStarted", text).about_primitive(key));
         }
         tell::those_who_wait(context, state, key, Some(after), decision, &gathered.impostors);
         set_alarms(state, key, decision, gathered, now);
