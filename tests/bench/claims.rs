@@ -53,6 +53,8 @@ async fn handoffs(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::R
     let mut holder = holder.context("nobody holds")?;
     let mut times = Times::default();
     let handoffs = cluster.pick(100, 50);
+    let writes = async || anyhow::Ok((cluster.writes("mutexes").await?, cluster.writes("claims").await?));
+    let before = writes().await?;
     for number in 1..=handoffs {
         let began = Instant::now();
         claims.delete(&holder, &DeleteParams::default()).await?;
@@ -73,13 +75,20 @@ async fn handoffs(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::R
             }
         }
     }
+    let after = writes().await?;
     drop(seen);
     stage.close().await?;
     let of = |part, name| {
         Figure::new(format!("a Claim is deleted, {waiting} wait: {name}"), times.quantile(part), "ms")
             .beside(BESIDE, floor.claim.quantile(part))
     };
-    Ok(vec![of(0.5, "p50").demand("<= 1.5"), of(0.99, "p99").demand("<= 5")])
+    let each = |resource, writes: f64| Figure::new(format!("writes of {resource} a handoff, {waiting} wait"), writes / handoffs as f64, "");
+    Ok(vec![
+        of(0.5, "p50").demand("<= 1.5"),
+        of(0.99, "p99").demand("<= 5"),
+        each("the Mutex", after.0 - before.0).demand("<= 2"),
+        each("Claims", after.1 - before.1),
+    ])
 }
 
 /// The next Claim that was made or written.

@@ -100,8 +100,9 @@ async fn pods(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::Resul
         pod.waits().await?;
         queue.join(pod).await
     };
-    let before = cluster.writes("mutexes").await?;
+    let before = (cluster.writes("mutexes").await?, cluster.writes("events").await?);
     let (mut from_call, mut from_report) = (Times::default(), Times::default());
+    let mut early: f64 = 0.0;
     for _ in 0..handoffs {
         holder.pod.runs().await?;
         holder.pod.line.prepare().await?;
@@ -109,11 +110,13 @@ async fn pods(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::Resul
         holder.pod.ends().await?;
         let calls = Instant::now();
         ((), holder) = tokio::try_join!(holder.pod.line.release(), queue.next())?;
+        early += f64::from(u8::from(holder.at < calls));
         from_call.push(holder.at.saturating_duration_since(calls));
         from_report.push(holder.at - reports);
         starts(&mut queue).await?;
     }
-    let writes = (cluster.writes("mutexes").await? - before) / handoffs as f64;
+    let writes = (cluster.writes("mutexes").await? - before.0) / handoffs as f64;
+    let events = (cluster.writes("events").await? - before.1) / handoffs as f64;
     drop(queue);
     stage.close().await?;
     let mut figures: Vec<Figure> = figures("a Pod ends", waiting, &from_call, floor).into();
@@ -121,7 +124,9 @@ async fn pods(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::Resul
         Figure::new(format!("its kubelet reports that, {waiting} wait: p50"), from_report.quantile(0.5), "ms")
             .beside("PATCH + hop + compare-and-swap", floor.report.quantile(0.5)),
     );
+    figures.push(Figure::new(format!("let in before the release call, {waiting} wait"), 100.0 * early / handoffs as f64, "%"));
     figures.push(Figure::new(format!("writes of the Mutex a handoff, {waiting} wait"), writes, "").demand("<= 2"));
+    figures.push(Figure::new(format!("writes of Events a handoff, {waiting} wait"), events, ""));
     Ok(figures)
 }
 

@@ -1,12 +1,17 @@
-//! What people use where there is no konductor, measured by the Go program in peers/.
+//! What people use where there is no konductor, measured by the Go program in peers/, beside konductor: a handoff of a wrapped command.
 
-use std::env;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    env,
+};
 
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 use tokio::process::Command;
 
-use crate::{report::Figure, stage::Cluster};
+use crate::{handoff, numbers::Times, report::Figure, stage::Cluster};
+
+const BESIDE: &str = "konductor, a command ends";
 
 #[derive(Deserialize)]
 struct Measured {
@@ -29,10 +34,16 @@ pub async fn measure(cluster: &Cluster) -> anyhow::Result<Vec<Figure>> {
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     stage.close().await?;
     let mut figures = Vec::new();
+    let mut ours: HashMap<usize, Times> = HashMap::new();
     for line in String::from_utf8(output.stdout)?.lines() {
         let Measured { what, waiting, p50, p99, requests } = serde_json::from_str(line)?;
-        figures.push(Figure::new(format!("{what}, {waiting} wait: p50"), p50, "ms"));
-        figures.push(Figure::new(format!("{what}, {waiting} wait: p99"), p99, "ms"));
+        let ours = match ours.entry(waiting) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(handoff::of_commands(cluster, waiting, 100).await?),
+        };
+        for (name, part, value) in [("p50", 0.5, p50), ("p99", 0.99, p99)] {
+            figures.push(Figure::new(format!("{what}, {waiting} wait: {name}"), value, "ms").beside(BESIDE, ours.quantile(part)));
+        }
         if requests > 0.0 {
             figures.push(Figure::new(format!("{what}, {waiting} wait: requests a handoff"), requests, ""));
         }

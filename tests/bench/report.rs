@@ -115,8 +115,9 @@ fn misses(demand: &str, value: f64) -> bool {
     let mut words = demand.split(' ');
     let (than, limit) = (words.next(), words.next().and_then(|limit| limit.parse::<f64>().ok()));
     match (than, limit) {
-        (Some("<="), Some(limit)) => value > limit,
-        (Some(">="), Some(limit)) => value < limit,
+        // What was not measured is missed, too.
+        (Some("<="), Some(limit)) => value.is_nan() || value > limit,
+        (Some(">="), Some(limit)) => value.is_nan() || value < limit,
         _ => false,
     }
 }

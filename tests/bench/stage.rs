@@ -69,11 +69,11 @@ impl Cluster {
         Ok(of_it.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
-    /// Writes of objects of this resource of konductor's that the API server has made to etcd.
+    /// Writes of objects of this resource that the API server has made to etcd.
     pub async fn writes(&self, resource: &str) -> anyhow::Result<f64> {
         let mut all = 0.0;
         for operation in ["create", "update", "delete"] {
-            let labels = [&format!("operation=\"{operation}\"")[..], "group=\"konductor.io\"", &format!("resource=\"{resource}\"")];
+            let labels = [&format!("operation=\"{operation}\"")[..], &format!("resource=\"{resource}\"")];
             all += self.counted("etcd_requests_total", &labels).await?;
         }
         Ok(all)

@@ -16,6 +16,8 @@ use tokio::{process::Command, time::sleep};
 
 /// Where konductor runs.
 pub const SYSTEM: &str = "konductor-system";
+/// What needs longer than this does not come back.
+const COMES_BACK: Duration = Duration::from_secs(300);
 
 /// Runs a program, which must succeed.
 pub async fn run(program: &str, arguments: &[&str]) -> String {
@@ -62,24 +64,16 @@ pub async fn allow_more_leaders() {
 async fn until_two_serve(client: &Client) -> Vec<Pod> {
     let rollout = ["--namespace", SYSTEM, "rollout", "status", "deployment/konductor", "--timeout=60s"];
     // The API server may be busy with itself.
-    while !Command::new("kubectl").args(rollout).output().await.is_ok_and(|it| it.status.success()) {
-        sleep(Duration::from_millis(500)).await;
-    }
-    loop {
-        let servers = servers(client).await;
-        if servers.len() == 2 {
-            return servers;
-        }
-        sleep(Duration::from_millis(200)).await;
-    }
+    until("konductor is rolled out", async || Command::new("kubectl").args(rollout).output().await.ok().filter(|it| it.status.success()))
+        .await;
+    until("there are two replicas", async || Some(servers(client).await).filter(|servers| servers.len() == 2)).await
 }
 
 /// Waits until both replicas serve, those before them are gone, and one of them leads.
 pub async fn until_serving(client: &Client) {
     let servers = until_two_serve(client).await;
-    while leader(client).await.is_none_or(|leader| !servers.iter().any(|pod| pod.metadata.name.as_ref() == Some(&leader))) {
-        sleep(Duration::from_millis(200)).await;
-    }
+    let is_one = |leader: &String| servers.iter().any(|pod| pod.metadata.name.as_ref() == Some(leader));
+    until("one of the replicas leads", async || leader(client).await.filter(is_one)).await;
 }
 
 async fn servers(client: &Client) -> Vec<Pod> {
@@ -96,17 +90,13 @@ pub async fn leader(client: &Client) -> Option<String> {
 
 /// The processes of the Pod that leads, and its name; waits for one that runs.
 pub async fn leading(client: &Client) -> (String, Vec<String>) {
-    loop {
-        if let Some(name) = leader(client).await
-            && let Ok(pod) = Api::<Pod>::namespaced(client.clone(), SYSTEM).get(&name).await
-        {
-            let processes = processes(pod.metadata.uid.as_deref().unwrap_or("?"));
-            if !processes.is_empty() {
-                return (name, processes);
-            }
-        }
-        sleep(Duration::from_millis(100)).await;
-    }
+    until("the leader runs", async || {
+        let name = leader(client).await?;
+        let pod = Api::<Pod>::namespaced(client.clone(), SYSTEM).get(&name).await.ok()?;
+        let processes = processes(pod.metadata.uid.as_deref().unwrap_or("?"));
+        (!processes.is_empty()).then_some((name, processes))
+    })
+    .await
 }
 
 /// The processes of `konductor serve` in the Pod of this UID, found on the machine: the image has no shell to do it from inside.
@@ -119,9 +109,21 @@ fn processes(uid: &str) -> Vec<String> {
     entries.filter(|name| name.bytes().all(|c| c.is_ascii_digit())).filter(is_it).collect()
 }
 
-/// Sends a signal; a process that is gone is none the worse for it.
-pub async fn signal(signal: &str, processes: &[String]) {
-    let _ = Command::new("kill").arg(signal).args(processes).output().await;
+/// Waits until there is what is looked for. What never comes back would else be a run without an end.
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(began.elapsed() < COMES_BACK, "never came true within {COMES_BACK:?}: {what}");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Sends a signal; says whether all of them were there to get it.
+pub async fn signal(signal: &str, processes: &[String]) -> bool {
+    Command::new("kill").arg(signal).args(processes).output().await.is_ok_and(|it| it.status.success())
 }
 
 pub async fn until_api_answers() {
@@ -171,11 +173,16 @@ pub async fn describe() {
 
 /// What happens to packets on their way to the webhook, until [`free_webhook`].
 pub async fn cut_webhook(verdict: &str) {
-    let rules =
-        format!("table inet faults {{\n chain output {{\n type filter hook output priority 10\n tcp dport 9443 {verdict}\n }}\n }}\n");
+    let rules = format!(
+        "table inet faults {{\n chain output {{\n type filter hook output priority 10\n tcp dport 9443 counter {verdict}\n }}\n }}\n"
+    );
     run("bash", &["-c", "nft -f - <<<\"$1\"", "nft", &rules]).await;
 }
 
-pub async fn free_webhook() {
+/// They arrive again; gives how many did not.
+pub async fn free_webhook() -> u64 {
+    let table = run("nft", &["list", "table", "inet", "faults"]).await;
     run("nft", &["delete", "table", "inet", "faults"]).await;
+    let packets = table.split_once("counter packets ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    packets.unwrap_or_else(|| panic!("nft does not say how many packets it has counted: {table}"))
 }

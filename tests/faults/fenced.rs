@@ -27,7 +27,7 @@ pub fn judge(runs: &[Run], holds: &HashMap<(String, i64), Hold>) -> Vec<Violatio
 fn without_a_hold(run: &Run, holds: &HashMap<(String, i64), Hold>) -> Option<Violation> {
     let words = match holds.get(&(run.lane.clone(), run.token)) {
         None => "never was granted that token".to_owned(),
-        Some(Hold { ended: Some(ended), .. }) if !run.cut_off && *ended < run.to - BLUR => {
+        Some(Hold { ended: Some(ended), .. }) if *ended < run.to - BLUR && run.forfeit.is_none_or(|from| *ended < from) => {
             format!("ran {:.2} s longer than it held", run.to - ended)
         }
         Some(_) => return None,
@@ -48,14 +48,15 @@ fn together(lane: &str, runs: &[&Run]) -> Vec<Violation> {
     let mut largest: Option<&Run> = None;
     for &run in runs {
         running.retain(|other| other.to > run.from);
-        // A run that was cut off may go on beside those that come after it: their tokens are larger.
-        for other in running.iter().filter(|other| other.cut_off && other.token > run.token) {
+        // Who has forfeited its hold may run on beside those that come after it: their tokens are larger.
+        let (outlived, beside): (Vec<&Run>, Vec<&Run>) =
+            running.iter().partition(|other| other.forfeit.is_some_and(|from| run.from >= from));
+        for other in outlived.iter().filter(|other| other.token > run.token) {
             broken(
                 run.from,
                 format!("{} ({}) began beside {} ({}), which was cut off and would win", run.by, run.token, other.by, other.token),
             );
         }
-        let beside: Vec<&&Run> = running.iter().filter(|other| !other.cut_off).collect();
         let used: i64 = run.permits + beside.iter().map(|other| other.permits).sum::<i64>();
         let unequal = lane.starts_with("rwmutexes/") && beside.iter().any(|other| !other.reads || !run.reads);
         if used > most || unequal {

@@ -41,9 +41,10 @@ pub struct Run {
     pub reads: bool,
     pub from: f64,
     pub to: f64,
-    /// It was cut off, or deleted by force: nothing but its smaller token keeps it away from what the lane guards.
+    /// It was cut off, or deleted by force: from then on its hold may be given to the next although it still runs, and nothing but its smaller token keeps it away
+    /// from what the lane guards.
     #[serde(default)]
-    pub cut_off: bool,
+    pub forfeit: Option<f64>,
 }
 
 const fn one() -> i64 {

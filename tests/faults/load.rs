@@ -227,7 +227,7 @@ impl Load {
                 let from = now();
                 sleep(Duration::from_millis(lane.holds * 10)).await;
                 let (lane, by, to) = (format!("{}/{primitive}", plural(lane.kind)), name.clone(), now());
-                self.observer.ran(Run { lane, by, token: told.token, permits, reads, from, to, cut_off: false });
+                self.observer.ran(Run { lane, by, token: told.token, permits, reads, from, to, forfeit: None });
             }
             self.delete("Claim", &name).await;
             sleep(Duration::from_millis(200)).await;
@@ -256,7 +256,7 @@ impl Load {
                     sleep(Duration::from_secs(2)).await;
                 }
                 let (lane, by) = (KEY.to_owned(), name.clone());
-                self.observer.ran(Run { lane, by, token: told.token, permits: 1, reads: false, from, to, cut_off: false });
+                self.observer.ran(Run { lane, by, token: told.token, permits: 1, reads: false, from, to, forfeit: None });
             }
             self.delete("Claim", &name).await;
         }
@@ -363,7 +363,7 @@ impl Load {
                 let from = now();
                 sleep(Duration::from_millis(100)).await;
                 let (lane, by, to) = (format!("onces/{once}"), claim.to_owned(), now());
-                self.observer.ran(Run { lane, by, token: told.token, permits: 1, reads: false, from, to, cut_off: false });
+                self.observer.ran(Run { lane, by, token: told.token, permits: 1, reads: false, from, to, forfeit: None });
                 self.patch("Claim", claim, json!({ "spec": { "succeeded": succeeds } })).await;
                 let released = self.waiters.begin(KEY, claim);
                 self.told(claim, |told| told.phase == "Released").await;

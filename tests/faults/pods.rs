@@ -1,7 +1,7 @@
 //! The load of Pods and Jobs. Each writes the time, its token and its name into a file on the node, when it begins, ten times a second, and when it ends.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     fs,
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
@@ -49,8 +49,8 @@ pub const LANES: [PodLane; 4] = [
 ];
 /// The Mutex of those that are deleted by force, cut off, or lose their node.
 pub const VICTIMS: &str = "mutexes/victims";
-/// How long its holders may be out of reach.
-pub const VICTIMS_TTL: &str = "15s";
+/// For how many seconds its holders may be out of reach.
+pub const VICTIMS_TTL: u32 = 15;
 
 pub struct Pods {
     load: Arc<Load>,
@@ -61,13 +61,13 @@ pub struct Pods {
     /// Pods that have begun, also those that have ended since.
     began: Mutex<BTreeSet<String>>,
     read: Mutex<HashMap<PathBuf, u64>>,
-    cut_off: Mutex<HashSet<String>>,
+    forfeit: Mutex<HashMap<String, f64>>,
 }
 
 impl Pods {
     pub fn new(load: Arc<Load>, folder: &Path) -> Arc<Self> {
-        let (runs, began, read, cut_off) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
-        Arc::new(Self { load, folder: folder.to_owned(), number: AtomicU64::new(0), runs, began, read, cut_off })
+        let (runs, began, read, forfeit) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
+        Arc::new(Self { load, folder: folder.to_owned(), number: AtomicU64::new(0), runs, began, read, forfeit })
     }
 
     /// Makes the primitives, and keeps everybody at work for ever.
@@ -77,7 +77,7 @@ impl Pods {
             ("Semaphore", "jobs-2", json!({ "permits": 2 })),
             ("RWMutex", "gated", json!({})),
             ("Lease", "nightly", json!({})),
-            ("Mutex", "victims", json!({ "ttl": VICTIMS_TTL })),
+            ("Mutex", "victims", json!({ "ttl": format!("{VICTIMS_TTL}s") })),
         ] {
             self.load.create(kind, name, spec).await;
         }
@@ -215,9 +215,9 @@ impl Pods {
 
     // --- what really ran --------------------------------------------------------------------------------------------------
 
-    /// From now on nothing but its token keeps this Pod away from what its lane guards.
-    pub fn cut_off(&self, pod: &str) {
-        self.cut_off.lock().unwrap().insert(pod.to_owned());
+    /// From this moment on the hold of this Pod may be given to the next, whether it still runs or not.
+    pub fn forfeits(&self, pod: &str, from: f64) {
+        self.forfeit.lock().unwrap().insert(pod.to_owned(), from);
     }
 
     /// Whether this Pod, or a Pod of this Job, has begun.
@@ -255,7 +255,7 @@ impl Pods {
     }
 
     fn over(&self, mut run: Run) {
-        run.cut_off = self.cut_off.lock().unwrap().contains(&run.by);
+        run.forfeit = self.forfeit.lock().unwrap().get(&run.by).copied();
         self.load.observer.ran(run);
     }
 
@@ -292,7 +292,7 @@ impl Pods {
             reads: false,
             from: at,
             to: at,
-            cut_off: false,
+            forfeit: None,
         });
         run.to = at;
         if what == "ended"

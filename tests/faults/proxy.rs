@@ -2,6 +2,7 @@
 //! back, and show a world whose clock is an hour off. It presents the API server's own certificate, as whoever runs the cluster may.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     path::Path,
     sync::{
@@ -26,6 +27,7 @@ use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
+use serde_json::Value;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Mutex as Turn, oneshot, watch},
@@ -76,9 +78,14 @@ pub struct Proxy {
     pub dropped: AtomicUsize,
     /// Status writes that the API server refused because somebody else's came first.
     pub conflicts: AtomicUsize,
-    /// Watches that were told that their resource version is too old, by the API server or in its name.
+    /// Watches that were told by the API server that their resource version is too old; and those that were told so in its name.
     pub too_old: AtomicUsize,
+    pub said_too_old: AtomicUsize,
+    /// How often events of a watch were held back.
+    pub late: AtomicUsize,
     writes: AtomicU32,
+    /// The tokens of those who hold, by the path of their primitive's status.
+    tokens: Mutex<HashMap<String, Vec<i64>>>,
     watches: watch::Sender<Watches>,
     catch: Mutex<Option<(Hold, oneshot::Sender<Held>)>>,
     connector: TlsConnector,
@@ -103,7 +110,10 @@ impl Proxy {
             dropped: AtomicUsize::new(0),
             conflicts: AtomicUsize::new(0),
             too_old: AtomicUsize::new(0),
+            said_too_old: AtomicUsize::new(0),
+            late: AtomicUsize::new(0),
             writes: AtomicU32::new(0),
+            tokens: Mutex::default(),
             watches: watch::Sender::new(Watches::Pass),
             catch: Mutex::new(None),
             connector: TlsConnector::from(Arc::new(config)),
@@ -127,7 +137,7 @@ impl Proxy {
         self.watches.send_replace(be);
     }
 
-    /// Holds the next status write by which somebody holds, there.
+    /// Holds the next status write that grants something, there.
     pub fn catch(&self, there: Hold) -> oneshot::Receiver<Held> {
         let (caught, receiver) = oneshot::channel();
         *self.catch.lock().unwrap() = Some((there, caught));
@@ -156,7 +166,7 @@ impl Proxy {
     ) -> Result<Response<Body>, Failure> {
         let (parts, body) = request.into_parts();
         let body = shifted(body.collect().await?.to_bytes(), -hours);
-        let path = parts.uri.path();
+        let path = parts.uri.path().to_owned();
         let is_write = parts.method != Method::GET && path.starts_with("/apis/konductor.io/");
         let is_status = is_write && path.ends_with("/status") && !path.contains("/claims/");
         let is_watch = parts.uri.query().is_some_and(|query| query.contains("watch=1") || query.contains("watch=true"));
@@ -168,8 +178,13 @@ impl Proxy {
             return self.watch(request, upstream, hours).await;
         }
 
-        let somebody_holds = || body.windows(12).any(|word| word == br#""holders":[{"#);
-        let mut hold = (is_status && somebody_holds()).then(|| self.catch.lock().unwrap().take()).flatten();
+        let tokens = if is_status { tokens(&body) } else { Vec::new() };
+        let grants = {
+            let known = self.tokens.lock().unwrap();
+            let before = known.get(&path).map(Vec::as_slice).unwrap_or_default();
+            tokens.iter().any(|token| !before.contains(token))
+        };
+        let mut hold = grants.then(|| self.catch.lock().unwrap().take()).flatten();
         let mut told = None;
         if let Some((Hold::Request, _)) = &hold {
             told = wait_for_release(hold.take()).await;
@@ -178,6 +193,9 @@ impl Proxy {
         let status = answer.status();
         if is_status && status == StatusCode::CONFLICT {
             self.conflicts.fetch_add(1, Ordering::Relaxed);
+        }
+        if is_status && status.is_success() {
+            self.tokens.lock().unwrap().insert(path, tokens);
         }
         let (parts, body) = answer.into_parts();
         let body = shifted(body.collect().await?.to_bytes(), hours);
@@ -207,7 +225,7 @@ impl Proxy {
         let after_a_version =
             request.uri().query().is_some_and(|query| query.contains("resourceVersion=") && !query.contains("resourceVersion=&"));
         if now == Watches::TooOld && after_a_version {
-            self.too_old.fetch_add(1, Ordering::Relaxed);
+            self.said_too_old.fetch_add(1, Ordering::Relaxed);
             let status = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410,"message":"too old resource version"}"#;
             let event = format!("{{\"type\":\"ERROR\",\"object\":{status}}}\n");
             return Ok(Response::builder().header(header::CONTENT_TYPE, "application/json").body(whole(event))?);
@@ -219,6 +237,12 @@ impl Proxy {
             .boxed_unsync();
         Ok(answer_of(parts, hours, body))
     }
+}
+
+/// The tokens of those who hold by this status.
+fn tokens(body: &[u8]) -> Vec<i64> {
+    let object: Value = serde_json::from_slice(body).unwrap_or_default();
+    object["status"]["holders"].as_array().into_iter().flatten().filter_map(|holder| holder["token"].as_i64()).collect()
 }
 
 /// A watch, line by line: each is an event.
@@ -246,6 +270,9 @@ impl Lines {
             let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else { continue };
             let rest = self.rest.split_off(end + 1);
             let lines = std::mem::replace(&mut self.rest, rest);
+            if *self.state.borrow() == Watches::Stalled {
+                self.proxy.late.fetch_add(1, Ordering::Relaxed);
+            }
             let now = *self.state.wait_for(|now| *now != Watches::Stalled).await.ok()?;
             if now != Watches::Pass {
                 return Some((Err("cut".into()), None));

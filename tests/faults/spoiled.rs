@@ -13,7 +13,7 @@ const RECORDED: &str = include_str!("recorded.jsonl");
 type Change = fn(&mut Vec<Line>) -> bool;
 
 /// What happened, the rule that must see it, and the change that makes it so.
-const SPOILED: [(&str, &str, Change); 21] = [
+const SPOILED: [(&str, &str, Change); 24] = [
     ("a revision is not seen", "missed", |lines| remove(lines, |seen| seen.key.starts_with("mutexes/") && seen.version == 3)),
     ("a second one holds a Mutex", "too many", |lines| {
         change(lines, "mutexes/", |status| {
@@ -131,6 +131,15 @@ const SPOILED: [(&str, &str, Change); 21] = [
     ("one runs on when it holds no more", "ran without a hold", |lines| change_run(lines, |run| run.to += 1000.0)),
     ("one runs with a token of its own making", "ran without a hold", |lines| change_run(lines, |run| run.token += 1_000_000)),
     ("two run at the same time", "ran together", |lines| change_run(lines, |run| run.to += 1000.0)),
+    ("one that is cut off loses its hold before its time", "ran without a hold", |lines| {
+        change_run(lines, |run| (run.forfeit, run.to) = (Some(run.to + 500.0), run.to + 1000.0))
+    }),
+    ("the next begins before its time", "ran together", |lines| {
+        change_run(lines, |run| (run.forfeit, run.to) = (Some(run.to + 500.0), run.to + 1000.0))
+    }),
+    ("one that is cut off has a larger token than the next", "ran together", |lines| {
+        change_run(lines, |run| (run.forfeit, run.to, run.token) = (Some(run.from), run.to + 1000.0, run.token + 1_000_000))
+    }),
 ];
 
 /// Whether the observer finds nothing in a good history, and in each spoiled one what is wrong with it.

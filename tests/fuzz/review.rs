@@ -114,12 +114,32 @@ fn is_answer(answer: &[u8], input: &[u8], path: &str) {
             assert!(response.get("patch").is_none());
         }
         Some(true) => {
-            let Some(patch) = response.get("patch") else { return };
-            assert_eq!((path, &response["patchType"]), ("/v1/mutate", &json!("JSONPatch")));
-            let patch: ByteString = serde_json::from_value(patch.clone()).unwrap();
-            let patch: json_patch::Patch = serde_json::from_slice(&patch.0).unwrap();
             let mut object = asked["request"]["object"].clone();
-            json_patch::patch(&mut object, &patch).unwrap_or_else(|error| panic!("the patch does not apply: {error}"));
+            if let Some(patch) = response.get("patch") {
+                assert_eq!((path, &response["patchType"]), ("/v1/mutate", &json!("JSONPatch")));
+                let patch: ByteString = serde_json::from_value(patch.clone()).unwrap();
+                let patch: json_patch::Patch = serde_json::from_slice(&patch.0).unwrap();
+                json_patch::patch(&mut object, &patch).unwrap_or_else(|error| panic!("the patch does not apply: {error}"));
+            }
+            assert!(path != "/v1/mutate" || !must_wait(&asked["request"]) || waits(&object), "let in without its lock: {object}");
         }
     }
+}
+
+/// Whether this is a new Pod, no kubelet's copy of a static one, that is to hold a Mutex.
+fn must_wait(request: &Value) -> bool {
+    let object = &request["object"];
+    let annotations = &object["metadata"]["annotations"];
+    request["operation"] == "CREATE"
+        && request["subResource"].as_str().is_none_or(str::is_empty)
+        && !request["oldObject"].is_object()
+        && object["apiVersion"] == "v1"
+        && object["kind"] == "Pod"
+        && annotations["konductor.io/mutex"].is_string()
+        && annotations.get("kubernetes.io/config.mirror").is_none()
+}
+
+fn waits(pod: &Value) -> bool {
+    let steps = pod["spec"]["initContainers"].as_array().into_iter().flatten();
+    steps.into_iter().any(|step| step["name"] == "konductor-acquire" || step["name"] == "konductor-install")
 }

@@ -1,6 +1,6 @@
 //! Floods: requests of one Pod, of nobody, and of those who never finish what they say. Others are served meanwhile.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use futures::{StreamExt, stream};
 use tokio::{
@@ -28,9 +28,9 @@ async fn others_are_served(scene: &Scene, round: &str) {
     assert!(scene.most_at_once(&names) <= 1);
 }
 
-/// So many requests at the same time as one client has; what their statuses were.
-async fn flood(scene: &Scene, count: usize, at_once: usize, request: impl Fn(usize) -> (&'static str, String)) -> Vec<u16> {
-    let requests = stream::iter(0..count).map(|number| {
+/// Requests, forty at the same time: until others were served beside them, and so many at least; what their statuses were.
+async fn flood(scene: &Scene, least: usize, request: impl Fn(usize) -> (&'static str, String)) -> Vec<u16> {
+    let requests = stream::iter(0..).map(|number| {
         let (path, token) = request(number);
         async move {
             match timeout(Duration::from_secs(60), ask(scene, path, Some(&token))).await {
@@ -39,7 +39,21 @@ async fn flood(scene: &Scene, count: usize, at_once: usize, request: impl Fn(usi
             }
         }
     });
-    requests.buffer_unordered(at_once).collect().await
+    let mut answers = pin!(requests.buffer_unordered(40));
+    let mut statuses = Vec::new();
+    {
+        let mut others = pin!(others_are_served(scene, "meanwhile"));
+        loop {
+            tokio::select! {
+                () = &mut others => break,
+                Some(status) = answers.next() => statuses.push(status),
+            }
+        }
+    }
+    while statuses.len() < least {
+        statuses.extend(answers.next().await);
+    }
+    statuses
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,10 +65,7 @@ async fn ten_thousand_requests_of_one_pod_are_its_own_trouble() {
     scene.until_beating("flood").await;
     let token = token_of_pod(&scene, "flood").await;
     let paths = ["/v1/verify", "/v1/acquire", "/v1/release", "/v1/held"];
-    let (statuses, ()) = tokio::join!(
-        flood(&scene, 10_000, 40, |number| (paths[number % paths.len()], token.clone())),
-        others_are_served(&scene, "meanwhile"),
-    );
+    let statuses = flood(&scene, 10_000, |number| (paths[number % paths.len()], token.clone())).await;
     let of = |wanted: u16| statuses.iter().filter(|status| **status == wanted).count();
     let (answered, too_many) = (of(200), of(429));
     assert!(too_many > 5_000, "{answered} answered, {too_many} refused for their number, of {}", statuses.len());
@@ -71,10 +82,7 @@ async fn ten_thousand_requests_of_one_pod_are_its_own_trouble() {
 async fn garbage_for_tokens_does_not_reach_the_api_server_for_long() {
     let scene = Scene::open_alone("garbage").await;
     scene.create_mutex("theirs");
-    let (statuses, ()) = tokio::join!(
-        flood(&scene, 3_000, 40, |number| ("/v1/acquire", format!("garbage-{number}"))),
-        others_are_served(&scene, "meanwhile"),
-    );
+    let statuses = flood(&scene, 3_000, |number| ("/v1/acquire", format!("garbage-{number}"))).await;
     let of = |wanted: u16| statuses.iter().filter(|status| **status == wanted).count();
     assert_eq!(of(401) + of(429) + of(503), statuses.len(), "{statuses:?}");
     assert!(of(401) >= 100 && of(429) >= 500, "{} looked at, {} not even that", of(401), of(429));
