@@ -126,7 +126,7 @@ fn is_answer(answer: &[u8], input: &[u8], path: &str) {
     }
 }
 
-/// Whether this is a new Pod, no kubelet's copy of a static one, that is to hold a Mutex.
+/// Whether this is a new Pod that is to hold a Mutex; not if it says that nothing is to be injected, nor a kubelet's copy of a static one.
 fn must_wait(request: &Value) -> bool {
     let object = &request["object"];
     let annotations = &object["metadata"]["annotations"];
@@ -136,7 +136,7 @@ fn must_wait(request: &Value) -> bool {
         && object["apiVersion"] == "v1"
         && object["kind"] == "Pod"
         && annotations["konductor.io/mutex"].is_string()
-        && annotations.get("kubernetes.io/config.mirror").is_none()
+        && ["konductor.io/inject", "kubernetes.io/config.mirror"].iter().all(|key| annotations.get(*key).is_none())
 }
 
 fn waits(pod: &Value) -> bool {
