@@ -305,11 +305,11 @@ async fn settle(
             arrived.for_each(|(asker, _)| tell::confirm(state, key, asker, 0));
         }
     });
+    tell::log(key, before, after, decision);
     if !decision.granted.is_empty() || !decision.passed.is_empty() {
         // Who was let in may run on this very thread, and would else hear of it after all the words to those who wait.
         yield_now().await;
     }
-    tell::log(key, before, after, decision);
     context.world.update(|state| {
         for who in gathered.slow.iter().filter(|who| state.slow.insert((who.uid.clone(), key.clone()))) {
             let text = format!("has held {} for ten minutes and has not started", key.seen_from(&who.namespace));

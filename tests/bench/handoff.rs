@@ -100,7 +100,7 @@ async fn pods(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::Resul
         pod.waits().await?;
         queue.join(pod).await
     };
-    let before = (cluster.writes("mutexes").await?, cluster.writes("events").await?);
+    let before = (cluster.writes("mutexes").await?, cluster.events().await?);
     let (mut from_call, mut from_report) = (Times::default(), Times::default());
     let mut early: f64 = 0.0;
     for _ in 0..handoffs {
@@ -116,7 +116,7 @@ async fn pods(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::Resul
         starts(&mut queue).await?;
     }
     let writes = (cluster.writes("mutexes").await? - before.0) / handoffs as f64;
-    let events = (cluster.writes("events").await? - before.1) / handoffs as f64;
+    let events = (cluster.events().await? - before.1) / handoffs as f64;
     drop(queue);
     stage.close().await?;
     let mut figures: Vec<Figure> = figures("a Pod ends", waiting, &from_call, floor).into();

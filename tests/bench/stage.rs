@@ -69,11 +69,20 @@ impl Cluster {
         Ok(of_it.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
-    /// Writes of objects of this resource that the API server has made to etcd.
+    /// Writes of objects of this resource of konductor's that the API server has made to etcd.
     pub async fn writes(&self, resource: &str) -> anyhow::Result<f64> {
+        self.written("konductor.io", resource).await
+    }
+
+    /// The same of Events, whoever wrote them.
+    pub async fn events(&self) -> anyhow::Result<f64> {
+        self.written("", "events").await
+    }
+
+    async fn written(&self, group: &str, resource: &str) -> anyhow::Result<f64> {
         let mut all = 0.0;
         for operation in ["create", "update", "delete"] {
-            let labels = [&format!("operation=\"{operation}\"")[..], &format!("resource=\"{resource}\"")];
+            let labels = [&format!("operation=\"{operation}\"")[..], &format!("group=\"{group}\""), &format!("resource=\"{resource}\"")];
             all += self.counted("etcd_requests_total", &labels).await?;
         }
         Ok(all)

@@ -43,7 +43,7 @@ fn together(lane: &str, runs: &[&Run]) -> Vec<Violation> {
         _ => (false, 1),
     });
     let mut found = Vec::new();
-    let mut broken = |at: f64, words: String| found.push(Violation { at, rule: "ran together", words: format!("{lane}: {words}") });
+    let mut broken = |at: f64, rule: &'static str, words: String| found.push(Violation { at, rule, words: format!("{lane}: {words}") });
     let mut running: Vec<&Run> = Vec::new();
     let mut largest: Option<&Run> = None;
     for &run in runs {
@@ -54,17 +54,18 @@ fn together(lane: &str, runs: &[&Run]) -> Vec<Violation> {
         for other in outlived.iter().filter(|other| other.token > run.token) {
             broken(
                 run.from,
-                format!("{} ({}) began beside {} ({}), which was cut off and would win", run.by, run.token, other.by, other.token),
+                "would win",
+                format!("{} ({}) began beside {} ({}), which was cut off", run.by, run.token, other.by, other.token),
             );
         }
         let used: i64 = run.permits + beside.iter().map(|other| other.permits).sum::<i64>();
         let unequal = lane.starts_with("rwmutexes/") && beside.iter().any(|other| !other.reads || !run.reads);
         if used > most || unequal {
             let names: Vec<String> = beside.iter().map(|other| format!("{} ({}) till {:.2}", other.by, other.token, other.to)).collect();
-            broken(run.from, format!("{} ({}) began at {:.2} beside {}", run.by, run.token, run.from, names.join(", ")));
+            broken(run.from, "ran together", format!("{} ({}) began at {:.2} beside {}", run.by, run.token, run.from, names.join(", ")));
         }
         if let Some(other) = largest.filter(|other| !shared && other.token >= run.token) {
-            broken(run.from, format!("{} ({}) began after {} ({})", run.by, run.token, other.by, other.token));
+            broken(run.from, "ran together", format!("{} ({}) began after {} ({})", run.by, run.token, other.by, other.token));
         }
         largest = [largest, Some(run)].into_iter().flatten().max_by_key(|run| run.token);
         running.push(run);

@@ -137,7 +137,7 @@ const SPOILED: [(&str, &str, Change); 24] = [
     ("the next begins before its time", "ran together", |lines| {
         change_run(lines, |run| (run.forfeit, run.to) = (Some(run.to + 500.0), run.to + 1000.0))
     }),
-    ("one that is cut off has a larger token than the next", "ran together", |lines| {
+    ("one that is cut off has a larger token than the next", "would win", |lines| {
         change_run(lines, |run| (run.forfeit, run.to, run.token) = (Some(run.from), run.to + 1000.0, run.token + 1_000_000))
     }),
 ];
@@ -160,6 +160,13 @@ pub fn all_are_seen() -> bool {
             eprintln!("the observer does not see that {what}");
             seen = false;
         }
+    }
+    let mut outlived = good.clone();
+    let changed = change_run(&mut outlived, |run| (run.forfeit, run.to) = (Some(run.to), run.to + 1000.0));
+    let found = rules(&outlived);
+    if !changed || !found.is_empty() {
+        eprintln!("the observer finds fault with one that was cut off and runs on: {found:#?}");
+        seen = false;
     }
     println!("the observer was shown {} spoiled histories", SPOILED.len());
     seen
