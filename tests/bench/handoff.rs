@@ -102,7 +102,7 @@ async fn pods(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::Resul
     };
     let before = (cluster.writes("mutexes").await?, cluster.events().await?);
     let (mut from_call, mut from_report) = (Times::default(), Times::default());
-    let mut early: f64 = 0.0;
+    let mut early = 0;
     for _ in 0..handoffs {
         holder.pod.runs().await?;
         holder.pod.line.prepare().await?;
@@ -110,7 +110,7 @@ async fn pods(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::Resul
         holder.pod.ends().await?;
         let calls = Instant::now();
         ((), holder) = tokio::try_join!(holder.pod.line.release(), queue.next())?;
-        early += f64::from(u8::from(holder.at < calls));
+        early += usize::from(holder.at < calls);
         from_call.push(holder.at.saturating_duration_since(calls));
         from_report.push(holder.at - reports);
         starts(&mut queue).await?;
@@ -124,7 +124,7 @@ async fn pods(cluster: &Cluster, floor: &Floor, waiting: usize) -> anyhow::Resul
         Figure::new(format!("its kubelet reports that, {waiting} wait: p50"), from_report.quantile(0.5), "ms")
             .beside("PATCH + hop + compare-and-swap", floor.report.quantile(0.5)),
     );
-    figures.push(Figure::new(format!("let in before the release call, {waiting} wait"), 100.0 * early / handoffs as f64, "%"));
+    figures.push(Figure::new(format!("let in before the release call, {waiting} wait"), 100.0 * early as f64 / handoffs as f64, "%"));
     figures.push(Figure::new(format!("writes of the Mutex a handoff, {waiting} wait"), writes, "").demand("<= 2"));
     figures.push(Figure::new(format!("writes of Events a handoff, {waiting} wait"), events, ""));
     Ok(figures)

@@ -88,13 +88,13 @@ pub async fn leader(client: &Client) -> Option<String> {
     lease.spec?.holder_identity.filter(|identity| !identity.is_empty())
 }
 
-/// The processes of the Pod that leads, and its name; waits for one that runs.
-pub async fn leading(client: &Client) -> (String, Vec<String>) {
-    until("the leader runs", async || {
+/// Sends the Pod that leads a signal, when there is one that runs and gets it; gives its name and its processes.
+pub async fn signal_leader(client: &Client, which: &str) -> (String, Vec<String>) {
+    until("the leader gets a signal", async || {
         let name = leader(client).await?;
         let pod = Api::<Pod>::namespaced(client.clone(), SYSTEM).get(&name).await.ok()?;
         let processes = processes(pod.metadata.uid.as_deref().unwrap_or("?"));
-        (!processes.is_empty()).then_some((name, processes))
+        (!processes.is_empty() && signal(which, &processes).await).then_some((name, processes))
     })
     .await
 }
@@ -117,7 +117,7 @@ pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T
             return found;
         }
         assert!(began.elapsed() < COMES_BACK, "never came true within {COMES_BACK:?}: {what}");
-        sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(200)).await;
     }
 }
 

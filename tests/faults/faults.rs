@@ -11,8 +11,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     cluster::{
-        allow_more_leaders, by_way_of, certificate, cluster, cut_webhook, describe, free_webhook, kill_and_start, kubectl, leader, leading,
-        redeploy, run, signal, until, until_serving,
+        allow_more_leaders, by_way_of, certificate, cluster, cut_webhook, describe, free_webhook, kill_and_start, kubectl, leader,
+        redeploy, run, signal, signal_leader, until, until_serving,
     },
     history::now,
     load,
@@ -161,20 +161,11 @@ impl Stage {
 
     // --- konductor itself -------------------------------------------------------------------------------------------------
 
-    /// Sends the leader a signal; gives its Pod and its processes. One that ends by itself just then gets none.
-    async fn signal_leader(&self, which: &str) -> (String, Vec<String>) {
-        until("the leader gets a signal", async || {
-            let leading = leading(&self.client).await;
-            signal(which, &leading.1).await.then_some(leading)
-        })
-        .await
-    }
-
     async fn leader_killed(&self, row: &mut Row) {
         for turn in 0..row.wanted {
             // Somewhere else in its work each time.
             sleep(Duration::from_millis(turn as u64 * 37 % 500)).await;
-            let (name, _) = self.signal_leader("-KILL").await;
+            let (name, _) = signal_leader(&self.client, "-KILL").await;
             // Mostly its container is started anew and it leads again; sometimes it never comes back, and the other one has to find out.
             if turn % 5 == 4 {
                 kubectl(&["delete", "pod", &name, "--force", "--grace-period=0", "--wait=false"]).await;
@@ -197,7 +188,7 @@ impl Stage {
                 Some(there) => timeout(Duration::from_secs(20), self.proxy.catch(there)).await.ok().and_then(Result::ok),
                 None => None,
             };
-            let (first, processes) = self.signal_leader("-STOP").await;
+            let (first, processes) = signal_leader(&self.client, "-STOP").await;
             until("another replica leads", async || leader(&self.client).await.filter(|leader| *leader != first)).await;
             self.recovers(row).await;
             // Now the other one has granted what it liked. The write of the first arrives, or is answered, and then it wakes up and believes that it leads.

@@ -27,7 +27,7 @@ pub fn judge(runs: &[Run], holds: &HashMap<(String, i64), Hold>) -> Vec<Violatio
 fn without_a_hold(run: &Run, holds: &HashMap<(String, i64), Hold>) -> Option<Violation> {
     let words = match holds.get(&(run.lane.clone(), run.token)) {
         None => "never was granted that token".to_owned(),
-        Some(Hold { ended: Some(ended), .. }) if *ended < run.to - BLUR && run.forfeit.is_none_or(|from| *ended < from) => {
+        Some(Hold { ended: Some(ended), .. }) if *ended < run.to - BLUR && !run.has_forfeited(*ended) => {
             format!("ran {:.2} s longer than it held", run.to - ended)
         }
         Some(_) => return None,
@@ -49,8 +49,7 @@ fn together(lane: &str, runs: &[&Run]) -> Vec<Violation> {
     for &run in runs {
         running.retain(|other| other.to > run.from);
         // Who has forfeited its hold may run on beside those that come after it: their tokens are larger.
-        let (outlived, beside): (Vec<&Run>, Vec<&Run>) =
-            running.iter().partition(|other| other.forfeit.is_some_and(|from| run.from >= from));
+        let (outlived, beside): (Vec<&Run>, Vec<&Run>) = running.iter().partition(|other| other.has_forfeited(run.from));
         for other in outlived.iter().filter(|other| other.token > run.token) {
             broken(
                 run.from,

@@ -47,6 +47,13 @@ pub struct Run {
     pub forfeit: Option<f64>,
 }
 
+impl Run {
+    /// Whether its hold may be another's at this time, although it runs.
+    pub fn has_forfeited(&self, at: f64) -> bool {
+        self.forfeit.is_some_and(|from| at >= from)
+    }
+}
+
 const fn one() -> i64 {
     1
 }

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
@@ -21,14 +21,13 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::{
+    cluster::until,
     history::Run,
     load::{Load, insist},
 };
 
 /// The node on which everybody runs who is not there to be lost.
 pub const HOME: &str = "node-1";
-/// A cluster that runs nothing for this long is broken.
-const KUBERNETES_NEEDS: Duration = Duration::from_secs(300);
 /// How long an app runs, in tenths of a second.
 const RUNS: u32 = 8;
 
@@ -205,11 +204,7 @@ impl Pods {
             answer => answer.map(|_| ()),
         })
         .await;
-        let began = Instant::now();
-        while !api.get(&name).await.is_ok_and(|job| job.status.is_some_and(|status| status.succeeded.is_some())) {
-            assert!(began.elapsed() < KUBERNETES_NEEDS, "Kubernetes has not run a plain Job on {node} for {KUBERNETES_NEEDS:?}");
-            sleep(Duration::from_millis(200)).await;
-        }
+        until(&format!("Kubernetes runs a plain Job on {node}"), async || api.get(&name).await.ok()?.status?.succeeded).await;
         self.delete(true, &name).await;
     }
 

@@ -140,7 +140,7 @@ fn must_wait(request: &Value) -> bool {
 }
 
 fn waits(pod: &Value) -> bool {
-    let steps = pod["spec"]["initContainers"].as_array().into_iter().flatten();
     let image = Settings::anywhere().image;
-    steps.into_iter().any(|step| (step["name"] == "konductor-acquire" || step["name"] == "konductor-install") && step["image"] == image)
+    let mut steps = pod["spec"]["initContainers"].as_array().into_iter().flatten();
+    steps.any(|step| (step["name"] == "konductor-acquire" || step["name"] == "konductor-install") && step["image"] == image)
 }
