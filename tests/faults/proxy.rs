@@ -78,8 +78,9 @@ pub struct Proxy {
     pub dropped: AtomicUsize,
     /// Status writes that the API server refused because somebody else's came first.
     pub conflicts: AtomicUsize,
-    /// Watches that were told by the API server that their resource version is too old; and those that were told so in its name.
+    /// Watches that were told by the API server that their resource version is too old.
     pub too_old: AtomicUsize,
+    /// Those that were told so in its name.
     pub said_too_old: AtomicUsize,
     /// How often events of a watch were held back.
     pub late: AtomicUsize,
