@@ -18,6 +18,7 @@ mod release;
 mod run;
 mod screen;
 mod session;
+mod signals;
 mod top;
 mod why;
 
@@ -41,7 +42,7 @@ use crate::{
 pub use reference::reference;
 
 const EXIT_CODES: &str = "Exit codes: 0 well, 1 error, 2 not found, 3 timeout, 4 permission denied, 5 unavailable, 64 a mistake on the command line, \
-                          130 Ctrl-C, 143 SIGTERM.";
+                          129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.";
 
 /// Coordination for Kubernetes Jobs, CronJobs and Pods: barriers, gates, locks and limits.
 #[derive(Parser)]
@@ -218,17 +219,23 @@ fn dispatch(globals: Globals, command: Command) -> Result<u8, Failure> {
 
 async fn in_cluster(globals: &Globals, command: Command) -> Result<u8, Failure> {
     let session = Session::open(globals).await?;
+    let outcome = Box::pin(of_session(&session, command)).await;
+    session.settled().await;
+    outcome
+}
+
+async fn of_session(session: &Session, command: Command) -> Result<u8, Failure> {
     match command {
-        Command::Kind(command) => return of_kind(&session, &command).await,
+        Command::Kind(command) => return of_kind(session, &command).await,
         Command::Status(StatusArgs { what, name, all_namespaces }) => match (what, name) {
             (Shown::One(..), None) if all_namespaces => {
                 return Err(Failure::new(Code::Usage, "one primitive is in one namespace: name that with -n"));
             }
-            (Shown::Of(kind), Some(name)) | (Shown::One(kind, name), None) => objects::status(&session, kind, &name).await?,
+            (Shown::Of(kind), Some(name)) | (Shown::One(kind, name), None) => objects::status(session, kind, &name).await?,
             (Shown::Of(kind), None) => {
-                objects::list(&session, &Definition::of(kind).into_iter().collect::<Vec<_>>(), all_namespaces).await?
+                objects::list(session, &Definition::of(kind).into_iter().collect::<Vec<_>>(), all_namespaces).await?
             }
-            (Shown::All, None) => objects::list(&session, &Definition::all(), all_namespaces).await?,
+            (Shown::All, None) => objects::list(session, &Definition::all(), all_namespaces).await?,
             (Shown::All | Shown::One(..), Some(_)) => return Err(Failure::new(Code::Usage, "one name is enough, and `all` takes none")),
         },
         Command::Reset { kind, name } => {
@@ -237,13 +244,13 @@ async fn in_cluster(globals: &Globals, command: Command) -> Result<u8, Failure> 
                 options: claims::options(None, None, None),
                 ..Ask::new(kind, name, Operation::Reset)
             };
-            claims::step(&session, &ask).await?;
+            claims::step(session, &ask).await?;
         }
-        Command::Release(args) => release::release(&session, &args).await?,
-        Command::Run(args) => return run::run(&session, &args).await,
-        Command::Why(args) => why::why(&session, &args).await?,
-        Command::Top(args) => top::top(&session, &args).await?,
-        Command::Check(args) => return check::check(&session, &args).await,
+        Command::Release(args) => release::release(session, &args).await?,
+        Command::Run(args) => return run::run(session, &args).await,
+        Command::Why(args) => why::why(session, &args).await?,
+        Command::Top(args) => top::top(session, &args).await?,
+        Command::Check(args) => return check::check(session, &args).await,
         // They were done before there was a session.
         Command::Explain(_) | Command::Inject(_) | Command::Completions { .. } | Command::Version => {}
     }

@@ -38,6 +38,8 @@ pub enum Code {
     Unavailable = 5,
     /// A mistake on the command line.
     Usage = 64,
+    /// SIGHUP: the terminal is gone.
+    HungUp = 129,
     /// Ctrl-C.
     Interrupted = 130,
     /// SIGTERM.

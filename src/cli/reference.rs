@@ -37,7 +37,7 @@ const INTRODUCTION: &str = "\
 | 4 | the user or service account lacks a right; the message says which |
 | 5 | the API server or konductor does not answer |
 | 64 | a mistake on the command line |
-| 130, 143 | Ctrl-C, SIGTERM; what waited is withdrawn |
+| 129, 130, 143 | SIGHUP (unless `nohup` has it ignored), Ctrl-C, SIGTERM; what waited is withdrawn |
 
 `run` and `once do` exit with the code of the command that they run.
 

@@ -3,15 +3,14 @@
 //! What is lost because it could not be renewed is known a fifth of the ttl before anybody else can hold. SIGTERM comes then, and SIGKILL half of that time
 //! later: the command is dead before the next one starts.
 
-use std::{ffi::OsString, future::pending, io::IsTerminal, os::unix::process::ExitStatusExt, process::ExitStatus};
+use std::{ffi::OsString, future::pending, io::IsTerminal, os::unix::process::ExitStatusExt, pin::pin, process::ExitStatus};
 
 use clap::Args;
-use futures::future::{Either, select_all};
+use futures::{FutureExt, future::select_all};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::json;
 use tokio::{
     process::{Child, Command},
-    signal::unix::{self, SignalKind},
     time::{Instant, timeout},
 };
 
@@ -21,6 +20,7 @@ use super::{
     kinds::KindCommand,
     output::{Code, Failure, tell},
     session::{Session, this_machine},
+    signals::{Signals, interrupted},
 };
 use crate::{
     api::{ClaimKind, Duration, Mode, Operation},
@@ -83,21 +83,19 @@ pub async fn run(session: &Session, args: &RunArgs) -> Result<Ended, Failure> {
         return Err(Failure::new(Code::Usage, "say what to hold: --mutex, --rwmutex, --lease or --semaphore, each with a name"));
     }
     let began = Instant::now();
-    let mut guards = Vec::new();
+    let mut guards: Vec<(Ask, Guard)> = Vec::new();
     for mut ask in asks {
         // The time is for all of them.
         ask.options.timeout = ask.options.timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
-        match session.unless_interrupted(session.claims.hold(&ask)).await.and_then(|held| Ok(held?)) {
-            Ok(guard) => guards.push((ask, guard)),
-            Err(failure) => {
-                drop(guards);
-                session.claims.settled().await;
-                return Err(failure);
-            }
-        }
+        let guard = tokio::select! {
+            guard = session.unless_interrupted(session.claims.hold(&ask)) => guard??,
+            why = first_lost(guards.iter().map(|(_, guard)| guard)) => return Err(Failure::new(Code::Error, why)),
+        };
+        guards.push((ask, guard));
     }
     let environment = tokens(guards.iter().map(|(ask, guard)| (ask, guard.token())));
-    let outcome = supervise(&args.command, &environment, &guards.iter().map(|(_, guard)| guard).collect::<Vec<_>>()).await;
+    let holds: Vec<&Guard> = guards.iter().map(|(_, guard)| guard).collect();
+    let outcome = supervise(&args.command, &environment, &holds, &mut *session.signals().await?).await;
     for (ask, guard) in guards {
         match guard.release().await {
             Ok(()) | Err(Error::Lost(_)) => {}
@@ -128,22 +126,15 @@ pub async fn once(session: &Session, command: &KindCommand) -> Result<Ended, Fai
     let ended = if program.is_empty() {
         Ok(0)
     } else {
-        supervise(&program, &tokens([(&ask, execution.guard().token())]), &[execution.guard()]).await
+        supervise(&program, &tokens([(&ask, execution.guard().token())]), &[execution.guard()], &mut *session.signals().await?).await
     };
-    match ended {
-        Ok(code) => {
-            session.unless_interrupted(Box::pin(execution.finish(code == 0))).await??;
-            if program.is_empty() {
-                report(&format!("{} is executed", ask.target()), true)?;
-            }
-            Ok(code)
-        }
-        Err(failure) => {
-            drop(execution);
-            session.claims.settled().await;
-            Err(failure)
-        }
+    // Who could not run it, or lost it, has failed: the turn passes to the next.
+    let code = ended?;
+    session.unless_interrupted(execution.finish(code == 0)).await??;
+    if program.is_empty() {
+        report(&format!("{} is executed", ask.target()), true)?;
     }
+    Ok(code)
 }
 
 impl RunArgs {
@@ -182,10 +173,21 @@ fn tokens<'a>(held: impl IntoIterator<Item = (&'a Ask, i64)>) -> Vec<(String, St
 }
 
 /// Runs a command to its end, passes signals on to it, and ends it when a hold is lost.
-async fn supervise(command: &[OsString], environment: &[(String, String)], guards: &[&Guard]) -> Result<Ended, Failure> {
+async fn supervise(
+    command: &[OsString],
+    environment: &[(String, String)],
+    guards: &[&Guard],
+    signals: &mut Signals,
+) -> Result<Ended, Failure> {
     let Some((program, arguments)) = command.split_first() else { return Ok(0) };
     // At a terminal Ctrl-C reaches the whole group, and so the command; elsewhere it gets a group of its own, to be ended with all that it has started.
     let own_group = !std::io::stdin().is_terminal();
+    if let Some(signal) = signals.next().now_or_never() {
+        return Err(interrupted(signal));
+    }
+    if let Some(guard) = guards.iter().find(|guard| guard.remaining().is_zero()) {
+        return Err(Failure::new(Code::Error, format!("{}; the command was not started", guard.lost().await)));
+    }
     let mut starting = Command::new(program);
     starting.args(arguments).envs(environment.iter().cloned()).kill_on_drop(true);
     if own_group {
@@ -199,17 +201,12 @@ async fn supervise(command: &[OsString], environment: &[(String, String)], guard
         }
     };
     let grace = guards.iter().map(|guard| guard.grace()).min().unwrap_or_default();
-    // `select_all` takes no empty list.
-    let mut lost = match guards {
-        [] => Either::Left(pending()),
-        guards => Either::Right(select_all(guards.iter().map(|guard| Box::pin(guard.lost())))),
-    };
-    let mut signals = Signals::new(own_group)?;
+    let mut lost = pin!(first_lost(guards.iter().copied()));
     loop {
         tokio::select! {
             status = child.wait() => return Ok(code(status?)),
-            signal = signals.next() => send(&child, signal, own_group),
-            (why, ..) = &mut lost => {
+            signal = signals.next() => if own_group || signal != Signal::INT { send(&child, signal, own_group) },
+            why = &mut lost => {
                 tell(format!("{why}; the command is ended"));
                 send(&child, Signal::TERM, own_group);
                 if timeout(grace / 2, child.wait()).await.is_err() {
@@ -222,33 +219,12 @@ async fn supervise(command: &[OsString], environment: &[(String, String)], guard
     }
 }
 
-/// The signals that are passed on.
-struct Signals {
-    interrupt: unix::Signal,
-    terminate: unix::Signal,
-    hang_up: unix::Signal,
-    passes_interrupt: bool,
-}
-
-impl Signals {
-    fn new(passes_interrupt: bool) -> Result<Self, Failure> {
-        Ok(Self {
-            interrupt: unix::signal(SignalKind::interrupt())?,
-            terminate: unix::signal(SignalKind::terminate())?,
-            hang_up: unix::signal(SignalKind::hangup())?,
-            passes_interrupt,
-        })
-    }
-
-    async fn next(&mut self) -> Signal {
-        loop {
-            tokio::select! {
-                Some(()) = self.interrupt.recv() => if self.passes_interrupt { return Signal::INT },
-                Some(()) = self.terminate.recv() => return Signal::TERM,
-                Some(()) = self.hang_up.recv() => return Signal::HUP,
-                else => return pending().await,
-            }
-        }
+/// Why the first of these is lost, when it is.
+fn first_lost<'a>(guards: impl Iterator<Item = &'a Guard>) -> impl Future<Output = String> {
+    let lost: Vec<_> = guards.map(|guard| Box::pin(guard.lost())).collect();
+    async {
+        // `select_all` takes no empty list.
+        if lost.is_empty() { pending().await } else { select_all(lost).await.0 }
     }
 }
 
@@ -305,12 +281,14 @@ mod tests {
 
     #[tokio::test]
     async fn exit_codes_are_passed_on() {
-        let run =
-            async |script: &str| supervise(&["sh".into(), "-c".into(), script.into()], &[("X".into(), "3".into())], &[]).await.unwrap();
-        assert_eq!(run("exit 0").await, 0);
-        assert_eq!(run("exit $X").await, 3);
-        assert_eq!(run("kill -KILL $$").await, 137);
-        assert_eq!(supervise(&["there-is-no-such-command".into()], &[], &[]).await.unwrap(), 127);
-        assert_eq!(supervise(&["/".into()], &[], &[]).await.unwrap(), 126);
+        let run = async |command: &[&str]| {
+            let command: Vec<OsString> = command.iter().map(Into::into).collect();
+            supervise(&command, &[("X".into(), "3".into())], &[], &mut Signals::new().unwrap()).await.unwrap()
+        };
+        assert_eq!(run(&["sh", "-c", "exit 0"]).await, 0);
+        assert_eq!(run(&["sh", "-c", "exit $X"]).await, 3);
+        assert_eq!(run(&["sh", "-c", "kill -KILL $$"]).await, 137);
+        assert_eq!(run(&["there-is-no-such-command"]).await, 127);
+        assert_eq!(run(&["/"]).await, 126);
     }
 }

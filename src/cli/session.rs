@@ -6,11 +6,12 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use super::{
     Globals,
-    output::{Code, Failure, Format},
+    output::{Code, Failure, Format, tell},
+    signals::{Signals, interrupted},
 };
 use crate::client;
 
@@ -26,6 +27,7 @@ pub struct Session {
     pub namespace: String,
     /// How results are printed.
     pub format: Format,
+    signals: OnceCell<Mutex<Signals>>,
 }
 
 impl Session {
@@ -42,24 +44,40 @@ impl Session {
         let pod = || env::var("POD_NAMESPACE").ok().filter(|name| !name.is_empty());
         let namespace = namespace.clone().or_else(pod).unwrap_or_else(|| config.default_namespace.clone());
         let kube = Client::try_from(config).map_err(|error| Failure::new(Code::Unavailable, format!("could not connect: {error}")))?;
-        Ok(Self { claims: client::Client::new(kube.clone(), &namespace), kube, namespace, format: *output })
+        Ok(Self { claims: client::Client::new(kube.clone(), &namespace), kube, namespace, format: *output, signals: OnceCell::new() })
     }
 
-    /// Waits for an operation, which is given up, and withdrawn, at Ctrl-C or SIGTERM.
+    /// Waits for an operation until Ctrl-C, SIGTERM or SIGHUP. What it waits for is withdrawn then; what it began to release or to report is done to its end.
     ///
     /// # Errors
     /// If it was interrupted.
     pub async fn unless_interrupted<T>(&self, operation: impl Future<Output = T>) -> Result<T, Failure> {
-        let code = tokio::select! {
-            outcome = operation => return Ok(outcome),
-            code = interrupted() => code,
-        };
+        let mut signals = self.signals().await?;
         tokio::select! {
-            () = self.claims.settled() => {}
-            // The second one does not wait for anything.
-            _ = interrupted() => return Err(Failure::new(code, "interrupted; a Claim may be left behind")),
+            // First the signals: one that comes before they are heard ends the process, and nothing may have been asked for by then.
+            biased;
+            signal = signals.next() => Err(interrupted(signal)),
+            outcome = operation => Ok(outcome),
         }
-        Err(Failure::new(code, "interrupted; withdrawn"))
+    }
+
+    /// The signals, which are heard from now on.
+    ///
+    /// # Errors
+    /// If they cannot be heard.
+    pub async fn signals(&self) -> Result<MutexGuard<'_, Signals>, Failure> {
+        let signals = self.signals.get_or_try_init(async || Signals::new().map(Mutex::new)).await?;
+        Ok(signals.lock().await)
+    }
+
+    /// Waits until nothing is left of what was given up; a further signal does not wait.
+    pub async fn settled(&self) {
+        let Ok(mut signals) = self.signals().await else { return self.claims.settled().await };
+        tokio::select! {
+            biased;
+            () = self.claims.settled() => {}
+            _ = signals.next() => tell("interrupted; a Claim may be left behind"),
+        }
     }
 }
 
@@ -73,17 +91,6 @@ async fn config(kubeconfig: Option<PathBuf>, context: Option<String>) -> Result<
             let read = Kubeconfig::read_from(path).map_err(|error| no_cluster(&error))?;
             Config::from_custom_kubeconfig(read, &options).await.map_err(|error| no_cluster(&error))
         }
-    }
-}
-
-/// Resolves at Ctrl-C or SIGTERM.
-pub async fn interrupted() -> Code {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => Code::Terminated,
-        _ = interrupt.recv() => Code::Interrupted,
     }
 }
 

@@ -15,7 +15,8 @@ use super::{
     output::{Failure, Format, table},
     picture::{self, Followed},
     screen::{self, Screen},
-    session::{Session, interrupted},
+    session::Session,
+    signals::{Signals, interrupted},
 };
 use crate::{
     api::{Holder, Mode},
@@ -82,8 +83,7 @@ pub async fn top(session: &Session, args: &TopArgs) -> Result<(), Failure> {
 async fn live(mut followed: Followed, namespace: Option<String>, mut view: View) -> Result<(), Failure> {
     let mut screen = Screen::open()?;
     let mut resized = signal(SignalKind::window_change())?;
-    let end = interrupted();
-    tokio::pin!(end);
+    let mut signals = Signals::new()?;
     let (mut changed, mut trouble) = (false, None);
     loop {
         let (rows, columns) = screen.size();
@@ -97,7 +97,7 @@ async fn live(mut followed: Followed, namespace: Option<String>, mut view: View)
                 }
                 key = screen.key() => if matches!(key, b'q' | b'Q') { return Ok(()) },
                 _ = resized.recv() => break,
-                code = &mut end => return Err(Failure::new(code, "")),
+                signal = signals.next() => return Err(Failure { message: String::new(), ..interrupted(signal) }),
                 () = sleep_until(drawn + if changed { AT_MOST_EVERY } else { AT_LEAST_EVERY }) => break,
             }
         }

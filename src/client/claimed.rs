@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation, TestOperation, jsonptr::PointerBuf};
 use kube::{
     ResourceExt,
@@ -12,50 +13,72 @@ use tokio::{
     runtime::Handle,
     time::{Instant, sleep, timeout_at},
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Ask, Error, Inner, Options, name,
-    request::{ANSWER_WITHIN, Events, REPEAT_FOR, made, remove, remove_surely, timed, within},
+    request::{ANSWER_WITHIN, Events, REPEAT_FOR, made, remove_surely, remove_unless_granted, timed, within},
 };
 use crate::api::{Claim, ClaimPhase, denied};
 
 /// An API server that is well may take this long.
 const QUICKEST: Duration = Duration::from_millis(500);
+/// An execution is on record this much after it was reported, or konductor is away.
+const RECORDED_WITHIN: Duration = Duration::from_secs(60);
 /// konductor answers when the timeout of a Claim is over; this much later it is taken for away.
 const ANSWERS_LATE_BY: Duration = Duration::from_secs(15);
 
-/// A Claim of ours. Dropped, it is withdrawn, unless it was left in place.
+/// A Claim of ours. Dropped, it is withdrawn, unless it was left in place or the same holder held it before.
 pub struct Claimed {
-    inner: Arc<Inner>,
-    runtime: Handle,
+    pub(super) inner: Arc<Inner>,
+    pub(super) runtime: Handle,
     claim: Claim,
     target: String,
     /// When we began to ask for it: it was not granted earlier.
     pub(crate) asked: Instant,
     resumed: bool,
-    withdraws: bool,
-    /// The name that no other Claim of this process may have.
-    reserved: Option<String>,
+    withdraws: Withdraws,
+    /// While somebody uses it.
+    pub(super) in_use: Option<DropGuard>,
+    /// While no other Claim of this process may have the name.
+    name: Option<DropGuard>,
     answer_within: Duration,
 }
 
+/// What becomes of a Claim that is dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Withdraws {
+    Always,
+    /// Somebody else may have asked for it, who takes it for granted when it is.
+    UnlessGranted,
+    Never,
+}
+
 impl Claimed {
-    /// Makes the Claim, or finds the one of the same holder. It is done to its end even if nobody waits for it any more: what came of it is then withdrawn.
-    pub(crate) async fn begin(inner: &Arc<Inner>, ask: &Ask) -> Result<Self, Error> {
-        let making = Self::make(Arc::clone(inner), ask.clone());
-        inner.endings.spawn(making).await.unwrap_or_else(|_| Err(Error::Unavailable("the runtime is ending".to_owned())))
+    /// Makes the Claim, or finds the one of the same holder.
+    pub(super) async fn begin(inner: &Arc<Inner>, ask: &Ask) -> Result<Self, Error> {
+        let given_up = CancellationToken::new();
+        let in_use = given_up.clone().drop_guard();
+        let lasting = match ask.lasting_name() {
+            None => None,
+            Some(name) => match inner.names.take(&name, &given_up).await {
+                Some(taken) => Some((name, taken)),
+                None => {
+                    let target = ask.target();
+                    return Err(Error::Denied(format!("asking for {target}: this process does so already in the name of the same holder")));
+                }
+            },
+        };
+        let making = Self::make(Arc::clone(inner), ask.clone(), lasting, given_up);
+        let mut claimed = inner.to_its_end(&Handle::current(), making).await?;
+        claimed.in_use = Some(in_use);
+        Ok(claimed)
     }
 
-    async fn make(inner: Arc<Inner>, ask: Ask) -> Result<Self, Error> {
+    async fn make(inner: Arc<Inner>, ask: Ask, lasting: Option<(String, DropGuard)>, given_up: CancellationToken) -> Result<Self, Error> {
         let doing = format!("asking for {}", ask.target());
-        let lasting = ask.lasting_name();
-        let name = lasting.clone().unwrap_or_else(|| name::unique(ask.kind, &ask.name));
+        let (name, taken) = lasting.map_or_else(|| (name::unique(ask.kind, &ask.name), None), |(name, taken)| (name, Some(taken)));
         let wanted = Claim::new(&name, ask.spec());
-        if let Some(name) = &lasting
-            && !inner.reserve(name)
-        {
-            return Err(Error::Denied(format!("{doing}: this process does so already in the name of the same holder")));
-        }
         let mut claimed = Self {
             inner: Arc::clone(&inner),
             runtime: Handle::current(),
@@ -63,22 +86,28 @@ impl Claimed {
             target: ask.target(),
             asked: Instant::now(),
             resumed: false,
-            withdraws: lasting.is_none(),
-            reserved: lasting,
+            // As long as we do not know whether it was made.
+            withdraws: if taken.is_some() { Withdraws::Never } else { Withdraws::Always },
+            in_use: None,
+            name: taken,
             answer_within: ANSWER_WITHIN,
         };
         let give_up = claimed.asked + REPEAT_FOR;
         loop {
             claimed.asked = Instant::now();
-            let outcome = match made(&inner.claims, &wanted).await {
-                Err(kube::Error::Api(status)) if status.is_already_exists() => claimed.find(&ask, &doing).await,
-                Err(error) => Err(Error::of(&error, &doing)),
-                Ok(claim) => Ok(Some(claim)),
+            // Once it is given up, it only matters whether an earlier request was carried out after all.
+            let outcome = if given_up.is_cancelled() {
+                claimed.find(&ask, &doing).await
+            } else {
+                match made(&inner.claims, &wanted).await {
+                    Err(kube::Error::Api(status)) if status.is_already_exists() => claimed.find(&ask, &doing).await,
+                    Err(error) => Err(Error::of(&error, &doing)),
+                    Ok(claim) => Ok(Some((claim, Withdraws::Always))),
+                }
             };
             match outcome {
-                Ok(Some(claim)) => {
-                    claimed.claim = claim;
-                    claimed.withdraws = true;
+                Ok(Some((claim, withdraws))) => {
+                    (claimed.claim, claimed.withdraws) = (claim, withdraws);
                     return Ok(claimed);
                 }
                 // The namespace is missing; a Claim has nothing else that could be.
@@ -90,12 +119,12 @@ impl Claimed {
                     | Error::Timeout(_)
                     | Error::Executed(_)),
                 ) => {
-                    claimed.withdraws = false;
+                    claimed.withdraws = Withdraws::Never;
                     return Err(error);
                 }
                 Err(Error::Unavailable(message)) if Instant::now() >= give_up => return Err(Error::Unavailable(message)),
-                Ok(None) if Instant::now() >= give_up => {
-                    claimed.withdraws = false;
+                Ok(None) if given_up.is_cancelled() || Instant::now() >= give_up => {
+                    claimed.withdraws = Withdraws::Never;
                     return Err(Error::Unavailable(format!("{doing}: an earlier Claim, {name}, does not go away")));
                 }
                 Ok(None) | Err(Error::Unavailable(_)) => sleep(Duration::from_millis(300)).await,
@@ -104,7 +133,7 @@ impl Claimed {
     }
 
     /// The Claim that stands in the way: ours from before, or one that is over and goes. `None`: try again.
-    async fn find(&mut self, ask: &Ask, doing: &str) -> Result<Option<Claim>, Error> {
+    async fn find(&mut self, ask: &Ask, doing: &str) -> Result<Option<(Claim, Withdraws)>, Error> {
         let found = timed(self.inner.claims.get_opt(&self.claim.name_any())).await.map_err(|error| Error::of(&error, doing))?;
         let Some(found) = found else { return Ok(None) };
         if let Some(why) = ask.differs(&found.spec) {
@@ -116,15 +145,15 @@ impl Claimed {
         match phase(&found) {
             ClaimPhase::Granted => {
                 // Of a name that nobody else has, it is our own request that was answered too late.
-                self.resumed = self.reserved.is_some();
-                Ok(Some(found))
+                self.resumed = self.name.is_some();
+                Ok(Some((found, if self.resumed { Withdraws::Never } else { Withdraws::Always })))
             }
             // It keeps its place; the time of one that has a timeout would go on from its creation.
-            ClaimPhase::Pending if found.spec == ask.spec() && ask.options.timeout.is_none_or(|_| self.reserved.is_none()) => {
-                Ok(Some(found))
+            ClaimPhase::Pending if found.spec == ask.spec() && ask.options.timeout.is_none_or(|_| self.name.is_none()) => {
+                Ok(Some((found, if self.name.is_some() { Withdraws::UnlessGranted } else { Withdraws::Always })))
             }
             ClaimPhase::Pending | ClaimPhase::Denied | ClaimPhase::Expired | ClaimPhase::Released => {
-                remove(&self.inner.claims, &found).await.map_err(|error| Error::of(&error, doing))?;
+                remove_unless_granted(&self.inner.claims, &found).await.map_err(|error| Error::of(&error, doing))?;
                 Ok(None)
             }
         }
@@ -143,8 +172,9 @@ impl Claimed {
             target: ask.target(),
             asked: Instant::now(),
             resumed: true,
-            withdraws: false,
-            reserved: None,
+            withdraws: Withdraws::Never,
+            in_use: None,
+            name: None,
             answer_within: ANSWER_WITHIN,
         }))
     }
@@ -252,34 +282,72 @@ impl Claimed {
             }
         };
         // What is said, but not on record yet, must not be withdrawn.
-        self.withdraws = false;
+        self.withdraws = Withdraws::Never;
         said?;
         let mut events = self.events();
+        let give_up = Instant::now() + RECORDED_WITHIN;
         loop {
             match phase(&self.claim) {
                 ClaimPhase::Released => return self.end().await,
                 ClaimPhase::Granted | ClaimPhase::Pending => {}
                 ClaimPhase::Expired | ClaimPhase::Denied => return Err(Error::Lost(format!("{doing}: {}", ended(&self.claim)))),
             }
-            if let Ok(seen) = events.next().await {
-                self.look(seen)?;
+            match timeout_at(give_up, events.next()).await {
+                Ok(Ok(seen)) => self.look(seen)?,
+                Ok(Err(error)) => tracing::debug!(%error, claim = self.claim.name_any(), "the watch is begun again"),
+                Err(_) => return Err(Error::Unavailable(format!("{doing}: it is said, but konductor has not answered; is it running?"))),
             }
         }
     }
 
-    /// Deletes it: what it holds ends, what it asks for is withdrawn.
+    /// Deletes it, whether or not anybody waits for that: what it holds ends, what it asks for is withdrawn.
     ///
     /// # Errors
     /// If the API server does not do it; a hold then ends `ttl` after its last renewal.
-    pub async fn end(mut self) -> Result<(), Error> {
-        self.withdraws = false;
-        remove_surely(&self.inner.claims, &self.claim).await.map_err(|error| Error::of(&error, &format!("releasing {}", self.target)))
+    pub fn end(mut self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        self.withdraws = Withdraws::Never;
+        self.in_use = None;
+        let (inner, runtime) = (Arc::clone(&self.inner), self.runtime.clone());
+        let deleting = async move {
+            remove_surely(&self.inner.claims, &self.claim).await.map_err(|error| Error::of(&error, &format!("releasing {}", self.target)))
+        };
+        inner.to_its_end(&runtime, deleting)
+    }
+
+    /// Drops it, and waits until what follows is done.
+    pub(super) async fn withdrawn(mut self) {
+        if let Some(withdrawal) = self.withdrawal() {
+            withdrawal.await;
+        }
+    }
+
+    /// What is to be done when it is dropped.
+    fn withdrawal(&mut self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let unless_granted = match std::mem::replace(&mut self.withdraws, Withdraws::Never) {
+            Withdraws::Always => false,
+            Withdraws::UnlessGranted => true,
+            Withdraws::Never => return None,
+        };
+        let (claims, claim, name) = (self.inner.claims.clone(), self.claim.clone(), self.name.take());
+        let removing = async move {
+            let removed = if unless_granted { remove_unless_granted(&claims, &claim).await } else { remove_surely(&claims, &claim).await };
+            if let Err(error) = removed {
+                tracing::warn!(%error, claim = claim.name_any(), "could not be withdrawn; it ends with its ttl");
+            }
+            drop(name);
+        };
+        Some(self.inner.to_its_end(&self.runtime, removing.map(Ok)).map(|_| ()))
+    }
+
+    /// From now on it is withdrawn when dropped, whoever asked for it before.
+    pub(super) fn take_over(&mut self) {
+        self.withdraws = Withdraws::Always;
     }
 
     /// Leaves it in place for a later command or process.
     #[must_use]
     pub fn leave(mut self) -> Claim {
-        self.withdraws = false;
+        self.withdraws = Withdraws::Never;
         self.claim.clone()
     }
 
@@ -349,18 +417,7 @@ impl Claimed {
 
 impl Drop for Claimed {
     fn drop(&mut self) {
-        if let Some(name) = &self.reserved {
-            self.inner.let_go(name);
-        }
-        if self.withdraws {
-            let (claims, claim) = (self.inner.claims.clone(), self.claim.clone());
-            let withdrawal = async move {
-                if let Err(error) = remove_surely(&claims, &claim).await {
-                    tracing::warn!(%error, claim = claim.name_any(), "could not be withdrawn; it ends with its ttl");
-                }
-            };
-            self.inner.endings.spawn_on(withdrawal, &self.runtime);
-        }
+        drop(self.withdrawal());
     }
 }
 
@@ -368,7 +425,7 @@ fn field(name: &str) -> PointerBuf {
     PointerBuf::from_tokens(["spec", name])
 }
 
-fn phase(claim: &Claim) -> ClaimPhase {
+pub(super) fn phase(claim: &Claim) -> ClaimPhase {
     claim.status.as_ref().map(|status| status.phase).unwrap_or_default()
 }
 

@@ -4,16 +4,17 @@
 //! time was seen; and who has had no such answer for four fifths of the `ttl` since the last one was *sent* counts the hold as lost, and has the last
 //! fifth to stop what it does.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
+    runtime::Handle,
     sync::watch,
     task::JoinHandle,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Claimed, Error};
+use super::{Claimed, Error, Inner};
 
 /// The shortest pause before a renewal that failed is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -29,7 +30,12 @@ pub struct Guard {
     ttl: Duration,
     state: watch::Receiver<State>,
     stop: CancellationToken,
-    keeper: JoinHandle<Claimed>,
+    inner: Arc<Inner>,
+    runtime: Handle,
+    /// While the holder's name is in use.
+    in_use: Option<DropGuard>,
+    /// Taken when it is stopped.
+    keeper: Option<JoinHandle<Claimed>>,
 }
 
 #[derive(Clone, Debug)]
@@ -50,13 +56,24 @@ impl Guard {
         let mut sent = claimed.asked;
         // When it was granted we do not know, but that it was not before we asked.
         if claimed.resumed() || sent.elapsed() > ttl / 10 {
-            sent = Instant::now();
-            claimed.renew().await?;
+            let give_up = Instant::now() + certain(ttl);
+            loop {
+                sent = Instant::now();
+                match claimed.renew().await {
+                    Err(Error::Unavailable(why)) if sent < give_up => {
+                        tracing::debug!(why, "could not be renewed; trying again");
+                        sleep(pause(ttl)).await;
+                    }
+                    outcome => break outcome?,
+                }
+            }
         }
+        claimed.take_over();
         let (write, state) = watch::channel(State { until: sent + certain(ttl), lost: None });
         let (stop, resumed) = (CancellationToken::new(), claimed.resumed());
-        let keeper = tokio::spawn(keep(claimed, ttl, write, stop.clone()));
-        Ok(Self { token, resumed, ttl, state, stop, keeper })
+        let (inner, runtime, in_use) = (Arc::clone(&claimed.inner), claimed.runtime.clone(), claimed.in_use.take());
+        let keeper = Some(runtime.spawn(keep(claimed, ttl, write, stop.clone())));
+        Ok(Self { token, resumed, ttl, state, stop, inner, runtime, in_use, keeper })
     }
 
     /// The fencing token: larger than that of every earlier hold of the same primitive. Whoever is written to can refuse smaller ones.
@@ -109,38 +126,62 @@ impl Guard {
         }
     }
 
-    /// Gives it back, and waits until the API server has taken note.
+    /// Gives it back, whether or not anybody waits for that, and waits until the API server has taken note.
     ///
     /// # Errors
     /// If the API server cannot be reached: the hold then ends `ttl` after its last renewal. [`Error::Lost`] if it was lost before.
-    pub async fn release(self) -> Result<(), Error> {
-        let (claimed, lost) = self.stopped().await?;
-        claimed.end().await?;
-        lost.map_or(Ok(()), |why| Err(Error::Lost(why)))
+    pub fn release(mut self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let (inner, runtime) = self.unused();
+        let releasing = async move {
+            let (claimed, lost) = self.stopped().await?;
+            claimed.end().await?;
+            lost.map_or(Ok(()), |why| Err(Error::Lost(why)))
+        };
+        inner.to_its_end(&runtime, releasing)
     }
 
-    /// Says how the execution of a Once came out, and gives it back.
-    pub(crate) async fn finish(self, succeeded: bool) -> Result<(), Error> {
-        let (claimed, lost) = self.stopped().await?;
-        match lost {
-            None => claimed.finish(succeeded).await,
-            Some(why) => Err(Error::Lost(why)),
-        }
+    /// Says how the execution of a Once came out, whether or not anybody waits for that, and gives it back.
+    pub(super) fn finish(mut self, succeeded: bool) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let (inner, runtime) = self.unused();
+        let finishing = async move {
+            let (claimed, lost) = self.stopped().await?;
+            match lost {
+                None => claimed.finish(succeeded).await,
+                Some(why) => Err(Error::Lost(why)),
+            }
+        };
+        inner.to_its_end(&runtime, finishing)
+    }
+
+    fn unused(&mut self) -> (Arc<Inner>, Handle) {
+        self.in_use = None;
+        (Arc::clone(&self.inner), self.runtime.clone())
     }
 
     async fn stopped(mut self) -> Result<(Claimed, Option<String>), Error> {
         self.stop.cancel();
-        let claimed = (&mut self.keeper).await.map_err(|_| Error::Unavailable("the runtime is ending".to_owned()))?;
+        let claimed = match self.keeper.take() {
+            Some(keeper) => keeper.await.ok(),
+            None => None,
+        };
         let lost = self.state.borrow().lost.clone();
-        Ok((claimed, lost))
+        Ok((claimed.ok_or_else(|| Error::Unavailable("the runtime is ending".to_owned()))?, lost))
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // The Claim, which nobody takes from the keeper then, is withdrawn.
         self.stop.cancel();
+        if let Some(keeper) = self.keeper.take() {
+            // The Claim that the keeper gives back is dropped, and so withdrawn.
+            self.inner.endings.spawn_on(async { drop(keeper.await) }, &self.runtime);
+        }
     }
+}
+
+/// How long after a renewal that failed it is tried again.
+fn pause(ttl: Duration) -> Duration {
+    (ttl / 15).clamp(RETRY, Duration::from_secs(5))
 }
 
 /// How long after a renewal was sent it certainly holds.
@@ -185,7 +226,7 @@ async fn keep(mut claimed: Claimed, ttl: Duration, state: watch::Sender<State>, 
             }
             Some(Err(Error::Unavailable(why) | Error::Forbidden(why))) => {
                 tracing::warn!(why, "could not be renewed; trying again");
-                next = Instant::now() + (ttl / 15).clamp(RETRY, Duration::from_secs(5));
+                next = Instant::now() + pause(ttl);
             }
             Some(Err(error)) => break error,
         }

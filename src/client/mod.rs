@@ -31,12 +31,10 @@ mod rounds;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex as StdMutex, PoisonError},
-};
+use std::sync::Arc;
 
 use kube::{Api, Config};
+use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::api::{Claim, ClaimKind};
@@ -48,6 +46,7 @@ pub use claimed::Claimed;
 pub use error::Error;
 pub use guard::Guard;
 pub use holds::{Lease, Mutex, RwMutex, Semaphore};
+use name::Names;
 pub use rounds::{Barrier, Execution, Gate, Once, WaitGroup};
 
 /// Uses the primitives of one namespace. Cheap to clone.
@@ -59,9 +58,8 @@ pub struct Client {
 
 pub(crate) struct Inner {
     claims: Api<Claim>,
-    /// Claims under names of holders, which only one at a time may use.
-    reserved: StdMutex<HashSet<String>>,
-    /// Claims that are being made or withdrawn.
+    names: Names,
+    /// What is done to its end: Claims that are being made, released or withdrawn.
     endings: TaskTracker,
 }
 
@@ -71,8 +69,10 @@ impl Client {
     /// kube's client repeats by itself what the API server was too busy for. That is safe here, but [`connect`](Self::connect) makes one that leaves repeating
     /// to this module, which knows for how long it makes sense.
     pub fn new(client: kube::Client, namespace: &str) -> Self {
-        let inner = Inner { claims: Api::namespaced(client, namespace), reserved: StdMutex::default(), endings: TaskTracker::new() };
-        Self { inner: Arc::new(inner), holder: None }
+        let endings = TaskTracker::new();
+        // What is begun later is waited for all the same, by those who ask then.
+        endings.close();
+        Self { inner: Arc::new(Inner { claims: Api::namespaced(client, namespace), names: Names::default(), endings }), holder: None }
     }
 
     /// Connects as the environment says: inside a cluster as the Pod's service account, in its namespace; outside by kubeconfig, in its context's namespace.
@@ -154,15 +154,13 @@ impl Client {
     /// but the caller.
     ///
     /// # Errors
-    /// Why it was not granted; nothing is left of it then.
+    /// Why it was not granted; nothing is left of it then, but for what the same [holder](Self::holder) held before.
     pub async fn ask(&self, ask: &Ask) -> Result<Claimed, Error> {
         let mut claimed = Claimed::begin(&self.inner, ask).await?;
         match claimed.granted(&ask.options).await {
             Ok(()) => Ok(claimed),
             Err(error) => {
-                if let Err(error) = claimed.end().await {
-                    tracing::warn!(%error, "could not be withdrawn");
-                }
+                claimed.withdrawn().await;
                 Err(error)
             }
         }
@@ -171,7 +169,7 @@ impl Client {
     /// The same for what is held: it is renewed, and released when dropped.
     ///
     /// # Errors
-    /// Why it is not held; nothing is left of it then.
+    /// Why it is not held; nothing is left of it then, but for what the same [holder](Self::holder) held before.
     pub async fn hold(&self, ask: &Ask) -> Result<Guard, Error> {
         Guard::keep(self.ask(ask).await?).await
     }
@@ -196,7 +194,7 @@ impl Client {
         Claimed::existing(&self.inner, ask).await
     }
 
-    /// Waits until what was dropped is withdrawn or released; to be called before the program ends.
+    /// Waits until what was dropped is withdrawn or released, and what was begun to be released or reported is; to be called before the program ends.
     ///
     /// ```no_run
     /// # async fn example(client: konductor::client::Client) -> Result<(), konductor::client::Error> {
@@ -206,9 +204,7 @@ impl Client {
     /// # }
     /// ```
     pub async fn settled(&self) {
-        self.inner.endings.close();
         self.inner.endings.wait().await;
-        self.inner.endings.reopen();
     }
 
     fn handle(&self, kind: ClaimKind, name: &str) -> handle::Handle {
@@ -217,13 +213,16 @@ impl Client {
 }
 
 impl Inner {
-    /// Takes a name of a Claim for one at a time; says whether it was free.
-    fn reserve(&self, name: &str) -> bool {
-        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned())
-    }
-
-    fn let_go(&self, name: &str) {
-        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    /// Does this to its end, even if nobody waits for it any more. What nobody takes is dropped, and so withdrawn, before [`Client::settled`] returns: a task
+    /// would drop it only after it has ended.
+    fn to_its_end<T, W>(&self, runtime: &Handle, work: W) -> impl Future<Output = Result<T, Error>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let (done, outcome) = oneshot::channel();
+        self.endings.spawn_on(async move { drop(done.send(work.await)) }, runtime);
+        async { outcome.await.unwrap_or_else(|_| Err(Error::Unavailable("the runtime is ending".to_owned()))) }
     }
 }
 

@@ -1,10 +1,16 @@
-//! Names of Claims: found again by kind, name, operation and holder where a later command must find them, and unique elsewhere.
+//! Names of Claims: found again by kind, name, operation and holder where a later command must find them, and unique elsewhere. What is found again has one
+//! user at a time in this process.
 
 use std::{
-    collections::hash_map::RandomState,
+    collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
+
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::api::{ClaimKind, Operation};
 
@@ -38,6 +44,39 @@ fn readable(text: &str) -> String {
 /// FNV-1a: the standard library's hashes may differ from version to version. Who finds a Claim by its name looks whether it is the one that was meant.
 fn digest(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The names that this process uses.
+#[derive(Default)]
+pub(crate) struct Names(Mutex<HashMap<String, Use>>);
+
+struct Use {
+    /// Nobody wants it any more; its Claim may still be there.
+    ending: CancellationToken,
+    /// Nothing is left of it.
+    over: CancellationToken,
+}
+
+impl Names {
+    /// Takes a name until what is returned is dropped. Waits for one that is [ending](Use::ending); `None` if somebody else uses it.
+    pub(crate) async fn take(&self, name: &str, ending: &CancellationToken) -> Option<DropGuard> {
+        loop {
+            let over = {
+                let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                names.retain(|_, other| !other.over.is_cancelled());
+                match names.get(name) {
+                    Some(other) if other.ending.is_cancelled() => other.over.clone(),
+                    Some(_) => return None,
+                    None => {
+                        let over = CancellationToken::new();
+                        names.insert(name.to_owned(), Use { ending: ending.clone(), over: over.clone() });
+                        return Some(over.drop_guard());
+                    }
+                }
+            };
+            over.cancelled().await;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use kube::{
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::Error;
-use crate::api::Claim;
+use super::{Error, claimed::phase};
+use crate::api::{Claim, ClaimPhase};
 
 /// How long one request may take.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ pub(super) async fn made(claims: &Api<Claim>, wanted: &Claim) -> Result<Claim, k
 }
 
 /// Deletes this very Claim; one that is gone is as good.
-pub(super) async fn remove(claims: &Api<Claim>, claim: &Claim) -> Result<(), kube::Error> {
+async fn remove(claims: &Api<Claim>, claim: &Claim) -> Result<(), kube::Error> {
     // One that we do not know to exist has no UID, and a name that nobody else has.
     let preconditions = claim.metadata.uid.clone().map(|uid| Preconditions { uid: Some(uid), resource_version: None });
     let same = DeleteParams { preconditions, ..DeleteParams::default() };
@@ -74,6 +74,31 @@ pub(super) async fn remove_surely(claims: &Api<Claim>, claim: &Claim) -> Result<
                 sleep(Duration::from_millis(300)).await;
             }
             outcome => return outcome,
+        }
+    }
+}
+
+/// The same, but one that is granted meanwhile is left alone: somebody else may rely on it.
+pub(super) async fn remove_unless_granted(claims: &Api<Claim>, claim: &Claim) -> Result<(), kube::Error> {
+    let give_up = Instant::now() + REPEAT_FOR;
+    let mut known = claim.clone();
+    loop {
+        if phase(&known) == ClaimPhase::Granted {
+            return Ok(());
+        }
+        let preconditions = Some(Preconditions { uid: known.metadata.uid.clone(), resource_version: known.resource_version() });
+        let as_known = DeleteParams { preconditions, ..DeleteParams::default() };
+        let outcome = match timed(claims.delete(&known.name_any(), &as_known)).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => timed(claims.get_opt(&known.name_any())).await,
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            outcome => outcome.map(|_| None),
+        };
+        match outcome {
+            Ok(Some(now)) if now.metadata.uid == known.metadata.uid && Instant::now() < give_up => known = now,
+            Err(error) if matches!(Error::of(&error, ""), Error::Unavailable(_)) && Instant::now() < give_up => {
+                sleep(Duration::from_millis(300)).await;
+            }
+            outcome => return outcome.map(|_| ()),
         }
     }
 }

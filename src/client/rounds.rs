@@ -93,12 +93,13 @@ impl Execution {
         &self.guard
     }
 
-    /// Says how it came out; returns when that is on record. After a success nobody executes it again.
+    /// Says how it came out, whether or not anybody waits for that, and waits until it is on record. After a success nobody executes it again.
     ///
     /// # Errors
-    /// [`Error::Lost`] if the turn was lost: somebody else may have executed it.
-    pub async fn finish(self, succeeded: bool) -> Result<(), Error> {
-        self.guard.finish(succeeded).await
+    /// [`Error::Lost`] if the turn was lost: somebody else may have executed it. [`Error::Unavailable`] if it is not on record after a minute; what was said
+    /// still counts when konductor is back.
+    pub fn finish(self, succeeded: bool) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        self.guard.finish(succeeded)
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     primitives::{field, make, until_field},
-    scene::Scene,
+    scene::{ONE_AGE, Scene},
 };
 
 /// A Claim of this name; `spec` is what stands between the braces.
@@ -53,7 +53,7 @@ async fn a_mutex_goes_from_a_claim_to_a_pod_and_back() {
     until_field(&scene, "mtx/db", ".status.holder", "claim/by-hand").await;
     assert!(!field(&scene, "mtx/db", ".status.expiresAt").is_empty() && !field(&scene, "clm/by-hand", ".status.expiresAt").is_empty());
     scene.apply(&scene.app("behind").as_pod("konductor.io/mutex: db"));
-    scene.until_waiting("behind").await;
+    tokio::join!(tokio::time::sleep(ONE_AGE), scene.until_waiting("behind"));
     claim(&scene, "last", "kind: Mutex, name: db");
     until_phase(&scene, "last", "Pending").await;
     until_field(&scene, "mtx/db", ".status.waiting", "2").await;

@@ -207,7 +207,7 @@ async fn a_deleted_pod_that_does_not_end_holds_until_it_is_killed() {
     let scene = Scene::open("killed_after_grace").await;
     queues(&scene, PODS, |app| app.grace(300)).await;
     for case in PODS {
-        scene.run(&["delete", "pod", &case.holder(), "--wait=false", "--grace-period=8"]);
+        scene.run(&["delete", "pod", &case.holder(), "--wait=false", "--grace-period=30"]);
         still_held(&scene, *case).await;
     }
     for case in PODS {
@@ -371,6 +371,8 @@ async fn a_replaced_mutex_lets_nobody_in_before_its_holder_has_ended() {
         let first = uid(*case).await;
         // It deletes, waits until the object is gone, and makes it anew.
         let mut replacing = scene.start_kubectl(&["replace", "--force", "-f", "-"], Some(&mutex(&case.mutex())));
+        let is_deleted = async || scene.mutexes().get(&case.mutex()).await.unwrap().metadata.deletion_timestamp.is_some();
+        scene.until("the Mutex is being deleted", is_deleted).await;
         still_held(&scene, *case).await;
         scene.end(&case.holder(), "0");
         scene.until("kubectl replace has ended", async || replacing.try_wait().unwrap().is_some()).await;

@@ -52,7 +52,8 @@ async fn no_tenant_writes_a_status() {
         must_be_forbidden(&scene, &["-n", SYSTEM, "patch", "lease.coordination.k8s.io/konductor-leader", "--type=merge", "-p", "{}", who]);
     }
     let view = tenant(&scene, "view", "--clusterrole=view");
-    scene.run(&["get", "mtx/db", "clm/by-ann", &view]);
+    let may = async || scene.kubectl(&["get", "mtx/db", "clm/by-ann", &view], None).status.success();
+    scene.until("who may look can look", may).await;
     for what in ["mtx/db", "clm/by-ann"] {
         must_be_forbidden(&scene, &["patch", what, "--type=merge", "-p", "{}", &view]);
         must_be_forbidden(&scene, &["delete", what, &view]);

@@ -69,8 +69,6 @@ async fn the_replacement_of_a_deleted_pod_starts_after_it_has_ended() {
     queues(&scene, JOBS, |app| app.grace(55).job_field("backoffLimit", json!(3))).await;
     for case in JOBS {
         scene.run(&["delete", "pods", "-l", &format!("job-name={}", case.holder()), "--wait=false"]);
-    }
-    for case in JOBS {
         until_replacement_waits(&scene, *case).await;
         still_held(&scene, *case).await;
         assert_eq!(scene.runs(&case.holder()).len(), 1, "{case}: the replacement waits for its predecessor");

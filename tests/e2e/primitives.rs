@@ -102,7 +102,7 @@ async fn a_barrier_opens_when_all_have_succeeded_each_counted_once() {
     assert_eq!(field(&scene, "bar/extracted", ".status.phase"), "Waiting");
     assert!(transform.iter().all(|name| scene.beats(name).is_empty()));
     scene.end("extract-2", "0");
-    scene.until_jobs_complete(2).await;
+    scene.run(&["wait", "--for=condition=Complete", "job/transform-0", "job/transform-1", "--timeout=180s"]);
     scene.run(&["wait", "--for=condition=Open", "barrier/extracted", "--timeout=10s"]);
     in_order(&scene, &extract, &transform);
     scene
@@ -132,8 +132,10 @@ async fn pods_meet_at_a_barrier_and_go_on_together() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_a_barrier_that_failed_is_told_who_arrived() {
     let scene = Scene::open("barrier_failed").await;
-    make(&scene, "Barrier", "late", "{expected: 2, timeout: 30s}");
+    // Who ended well before the Barrier was made has arrived.
     scene.apply(&scene.app("punctual").seconds(1).as_job("konductor.io/arrive: barrier/late"));
+    scene.until_jobs_complete(1).await;
+    make(&scene, "Barrier", "late", "{expected: 2, timeout: 30s}");
     scene.apply(&scene.app("waiter").as_pod("konductor.io/barrier: late"));
     scene.apply(&scene.app("patient").seconds(1).as_pod("konductor.io/barrier: late;timeout=2s;on-timeout=proceed"));
     until_field(&scene, "bar/late", ".status.arrived", "1").await;

@@ -9,7 +9,10 @@ use std::{
     io::Write,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,6 +31,12 @@ use crate::app::{self, App, Run};
 
 /// After this long a condition that should come true by itself is taken for one that never will.
 pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Ages have whole seconds, and two of the same age have no order: whoever is to be younger comes this much later.
+pub const ONE_AGE: Duration = Duration::from_secs(1);
+
+/// Scenes that this process has opened.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// Tests that break konductor itself, or a node, are alone in the cluster; all others share it.
 static CLUSTER: RwLock<()> = RwLock::const_new(());
@@ -72,8 +81,9 @@ impl Scene {
     async fn open_in(share: Arc<Share>, test: &str, labels: &[(&str, &str)]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::try_default().await.expect("KUBECONFIG names a cluster with konductor (make cluster)");
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let unique = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos() % 100_000;
-        let namespace = format!("e2e-{}-{unique}", test.replace('_', "-").chars().take(40).collect::<String>());
+        let namespace = format!("e2e-{}-{unique}-{count}", test.replace('_', "-").chars().take(40).collect::<String>());
         let mut object = Namespace::default();
         object.metadata.name = Some(namespace.clone());
         object.metadata.labels = Some(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect());
@@ -243,12 +253,11 @@ impl Scene {
         self.until(&format!("{pod} waits"), async || self.is_waiting(pod).await).await;
     }
 
-    /// Pods that wait in line, named and annotated like this: each begins to wait after the one before, and is at least a second younger. Their ages have
-    /// whole seconds, and two of the same age have no order.
+    /// Pods that wait in line, named and annotated like this: each begins to wait after the one before, and is younger.
     pub async fn line_up(&self, waiting: &[(&str, &str)]) {
         for (name, annotations) in waiting {
             self.apply(&self.app(name).seconds(1).as_pod(annotations));
-            tokio::join!(tokio::time::sleep(Duration::from_secs(1)), self.until_waiting(name));
+            tokio::join!(tokio::time::sleep(ONE_AGE), self.until_waiting(name));
         }
     }
 
@@ -304,6 +313,14 @@ impl Scene {
         let format = "jsonpath={range .items[*]}{.reason}: {.message}{\"\\n\"}{end}";
         let selector = format!("involvedObject.name={about}");
         self.run(&["get", "events", "--field-selector", &selector, "-o", format]).lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until an Event about an object begins like this. Events follow what they tell, and burst by burst.
+    pub async fn until_told(&self, about: &str, start: &str) {
+        self.until(&format!("an Event tells {start} about {about}"), async || {
+            self.events(about).iter().any(|event| event.starts_with(start))
+        })
+        .await;
     }
 
     /// What a person would look at when this test failed.

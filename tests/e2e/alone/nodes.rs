@@ -184,12 +184,12 @@ async fn a_holder_that_was_cut_off_for_longer_than_the_ttl_is_ended_when_it_come
 async fn a_node_that_comes_back_within_the_ttl_keeps_its_holds() {
     let scene = Scene::open_alone("node_away_briefly").await;
     let node = SecondNode::join(&scene);
-    queues_for(&scene, PODS, "30s", |app| app.on_node(SECOND), |app| app.on_node(FIRST)).await;
+    queues_for(&scene, PODS, "40s", |app| app.on_node(SECOND), |app| app.on_node(FIRST)).await;
     for _ in 0..2 {
         node.pause();
         node.until_unreachable().await;
         // The one thing that is waited for here is that time goes by.
-        tokio::time::sleep(Duration::from_secs(17)).await;
+        tokio::time::sleep(Duration::from_secs(22)).await;
         node.resume();
         node.until_ready().await;
     }
