@@ -160,14 +160,15 @@ async fn who_loses_the_terminal_leaves_the_line_unless_it_is_told_not_to() {
     let scene = Scene::open("koncli_hang_up").await;
     scene.create_mutex("db");
     scene.koncli_ends(0, "mutex lock db --holder a");
-    for (wish, code) in [("--default-signal=HUP", 129), ("--ignore-signal=HUP", 143)] {
+    for (wish, signals, code) in [("--default-signal=HUP", &["HUP"][..], 129), ("--ignore-signal=HUP", &["HUP", "TERM"], 143)] {
         let koncli = scene.command("mutex lock db --holder b");
         let mut within = Command::new("env");
         within.arg(wish).arg(koncli.get_program()).args(koncli.get_args()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let waiting = within.spawn().unwrap();
         scene.until("there are two Claims", async || scene.claims() == 2).await;
-        signal(&waiting, "HUP");
-        signal(&waiting, "TERM");
+        for name in signals {
+            signal(&waiting, name);
+        }
         assert_eq!(end_of(waiting).0, code, "{wish}");
         assert_eq!(scene.claims(), 1, "only the one that holds is left");
     }
