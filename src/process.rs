@@ -29,7 +29,8 @@ enum Format {
 
 impl Logging {
     fn start(self) {
-        let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(self.level));
+        // A log that cannot be written is left out: to say so would end whatever wanted to log.
+        let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(self.level)).log_internal_errors(false);
         match self.format {
             Format::Text => log.with_ansi(false).init(),
             Format::Json => log.json().flatten_event(true).init(),

@@ -82,7 +82,7 @@ async fn hold(session: &Session, command: &KindCommand, mode: Option<Mode>) -> R
     let ask = Ask { lasting: true, mode, ..ask(command, Operation::Acquire) };
     let mut claimed = granted(session, &ask).await?;
     let already = claimed.resumed();
-    if already {
+    if claimed.joined() {
         // It is to hold for a whole ttl from now on, and if it does not hold any more we learn it here.
         session.unless_interrupted(claimed.renew()).await??;
     }

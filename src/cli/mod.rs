@@ -177,7 +177,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // Of a request that failed koncli speaks itself, once; the client does at each try.
         filter = filter.add_directive("kube_client=off".parse().unwrap_or_default());
     }
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+    // A log that cannot be written is left out: to say so would end whatever wanted to log, and with it what it holds.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).log_internal_errors(false);
     log.without_time().init();
     match dispatch(globals, command) {
         Ok(code) => ExitCode::from(code),

@@ -6,7 +6,10 @@
 use std::{ffi::OsString, future::pending, io::IsTerminal, os::unix::process::ExitStatusExt, pin::pin, process::ExitStatus};
 
 use clap::Args;
-use futures::{FutureExt, future::select_all};
+use futures::{
+    FutureExt,
+    future::{join_all, select_all},
+};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::json;
 use tokio::{
@@ -96,8 +99,10 @@ pub async fn run(session: &Session, args: &RunArgs) -> Result<Ended, Failure> {
     let environment = tokens(guards.iter().map(|(ask, guard)| (ask, guard.token())));
     let holds: Vec<&Guard> = guards.iter().map(|(_, guard)| guard).collect();
     let outcome = supervise(&args.command, &environment, &holds, &mut *session.signals().await?).await;
-    for (ask, guard) in guards {
-        match guard.release().await {
+    let released = guards.into_iter().map(|(ask, guard)| guard.release().map(move |outcome| (ask, outcome)));
+    // Whoever interrupts this gets the outcome all the same, which is told when all is given back.
+    for (ask, outcome) in session.unless_interrupted(join_all(released)).await.unwrap_or_default() {
+        match outcome {
             Ok(()) | Err(Error::Lost(_)) => {}
             Err(error) => tell(format!("{} was not released: {error}", ask.target())),
         }
@@ -186,7 +191,8 @@ async fn supervise(
         return Err(interrupted(signal));
     }
     if let Some(guard) = guards.iter().find(|guard| guard.remaining().is_zero()) {
-        return Err(Failure::new(Code::Error, format!("{}; the command was not started", guard.lost().await)));
+        let why = guard.lost().now_or_never().unwrap_or_else(|| "a hold could not be renewed in time".to_owned());
+        return Err(Failure::new(Code::Error, format!("{why}; the command was not started")));
     }
     let mut starting = Command::new(program);
     starting.args(arguments).envs(environment.iter().cloned()).kill_on_drop(true);

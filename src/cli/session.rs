@@ -6,7 +6,11 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
+use rustix::process::Signal;
+use tokio::{
+    sync::{Mutex, MutexGuard, OnceCell},
+    time::Instant,
+};
 
 use super::{
     Globals,
@@ -14,6 +18,9 @@ use super::{
     signals::{Signals, interrupted},
 };
 use crate::client;
+
+/// A terminal that closes may hang up more than once, and what ends a process may tell its group, too.
+const ONE_GESTURE: Duration = Duration::from_secs(1);
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
@@ -70,13 +77,15 @@ impl Session {
         Ok(signals.lock().await)
     }
 
-    /// Waits until nothing is left of what was given up; a further signal does not wait.
+    /// Waits until nothing is left of what was given up; a further signal, from a person who does not want to wait, ends that.
     pub async fn settled(&self) {
         let Ok(mut signals) = self.signals().await else { return self.claims.settled().await };
+        let began = Instant::now();
+        let hurried = async { while signals.next().await == Signal::HUP || began.elapsed() < ONE_GESTURE {} };
         tokio::select! {
             biased;
             () = self.claims.settled() => {}
-            _ = signals.next() => tell("interrupted; a Claim may be left behind"),
+            () = hurried => tell("interrupted; a Claim may be left behind"),
         }
     }
 }

@@ -11,13 +11,13 @@ use kube::{
 use serde_json::json;
 use tokio::{
     runtime::Handle,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Ask, Error, Inner, Options, name,
-    request::{ANSWER_WITHIN, Events, REPEAT_FOR, made, remove_surely, remove_unless_granted, timed, within},
+    request::{AGAIN_AFTER, ANSWER_WITHIN, Events, REPEAT_FOR, made, remove_surely, remove_unless, timed, within},
 };
 use crate::api::{Claim, ClaimPhase, denied};
 
@@ -34,7 +34,7 @@ pub struct Claimed {
     pub(super) runtime: Handle,
     claim: Claim,
     target: String,
-    /// When we began to ask for it: it was not granted earlier.
+    /// When we asked for it, or first may have: it was not granted earlier.
     pub(crate) asked: Instant,
     resumed: bool,
     withdraws: Withdraws,
@@ -45,11 +45,13 @@ pub struct Claimed {
     answer_within: Duration,
 }
 
-/// What becomes of a Claim that is dropped.
+/// What becomes of a Claim that is dropped. One in a holder's name may be used by another process, too, which takes its grant for its own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Withdraws {
     Always,
-    /// Somebody else may have asked for it, who takes it for granted when it is.
+    /// Who joins renews it before it relies on it.
+    UnlessRenewed,
+    /// Who made it may rely on it as soon as it is granted.
     UnlessGranted,
     Never,
 }
@@ -61,18 +63,27 @@ impl Claimed {
         let in_use = given_up.clone().drop_guard();
         let lasting = match ask.lasting_name() {
             None => None,
-            Some(name) => match inner.names.take(&name, &given_up).await {
-                Some(taken) => Some((name, taken)),
-                None => {
-                    let target = ask.target();
-                    return Err(Error::Denied(format!("asking for {target}: this process does so already in the name of the same holder")));
-                }
-            },
+            Some(name) => {
+                let taken = Self::take(inner, ask, &name, &given_up).await?;
+                Some((name, taken))
+            }
         };
         let making = Self::make(Arc::clone(inner), ask.clone(), lasting, given_up);
         let mut claimed = inner.to_its_end(&Handle::current(), making).await?;
         claimed.in_use = Some(in_use);
         Ok(claimed)
+    }
+
+    async fn take(inner: &Inner, ask: &Ask, name: &str, given_up: &CancellationToken) -> Result<DropGuard, Error> {
+        let doing = format!("asking for {}", ask.target());
+        let taking = inner.names.take(name, given_up);
+        let taken = match ask.options.timeout {
+            None => taking.await,
+            Some(limit) => timeout(limit, taking)
+                .await
+                .map_err(|_| Error::Timeout(format!("{doing}: what the same holder had before is still being given back")))?,
+        };
+        taken.ok_or_else(|| Error::Denied(format!("{doing}: this process does so already in the name of the same holder")))
     }
 
     async fn make(inner: Arc<Inner>, ask: Ask, lasting: Option<(String, DropGuard)>, given_up: CancellationToken) -> Result<Self, Error> {
@@ -94,7 +105,7 @@ impl Claimed {
         };
         let give_up = claimed.asked + REPEAT_FOR;
         loop {
-            claimed.asked = Instant::now();
+            let sent = Instant::now();
             // Once it is given up, it only matters whether an earlier request was carried out after all.
             let outcome = if given_up.is_cancelled() {
                 claimed.find(&ask, &doing).await
@@ -102,7 +113,10 @@ impl Claimed {
                 match made(&inner.claims, &wanted).await {
                     Err(kube::Error::Api(status)) if status.is_already_exists() => claimed.find(&ask, &doing).await,
                     Err(error) => Err(Error::of(&error, &doing)),
-                    Ok(claim) => Ok(Some((claim, Withdraws::Always))),
+                    Ok(claim) => {
+                        claimed.asked = sent;
+                        Ok(Some((claim, if claimed.name.is_some() { Withdraws::UnlessRenewed } else { Withdraws::Always })))
+                    }
                 }
             };
             match outcome {
@@ -127,7 +141,7 @@ impl Claimed {
                     claimed.withdraws = Withdraws::Never;
                     return Err(Error::Unavailable(format!("{doing}: an earlier Claim, {name}, does not go away")));
                 }
-                Ok(None) | Err(Error::Unavailable(_)) => sleep(Duration::from_millis(300)).await,
+                Ok(None) | Err(Error::Unavailable(_)) => sleep(AGAIN_AFTER).await,
             }
         }
     }
@@ -143,6 +157,8 @@ impl Claimed {
             return Ok(None);
         }
         match phase(&found) {
+            // An execution that is reported, and soon on record.
+            ClaimPhase::Granted if found.spec.succeeded.is_some() => Ok(None),
             ClaimPhase::Granted => {
                 // Of a name that nobody else has, it is our own request that was answered too late.
                 self.resumed = self.name.is_some();
@@ -153,7 +169,7 @@ impl Claimed {
                 Ok(Some((found, if self.name.is_some() { Withdraws::UnlessGranted } else { Withdraws::Always })))
             }
             ClaimPhase::Pending | ClaimPhase::Denied | ClaimPhase::Expired | ClaimPhase::Released => {
-                remove_unless_granted(&self.inner.claims, &found).await.map_err(|error| Error::of(&error, doing))?;
+                remove_unless(&self.inner.claims, &found, is_granted).await.map_err(|error| Error::of(&error, doing))?;
                 Ok(None)
             }
         }
@@ -272,7 +288,7 @@ impl Claimed {
                     break Err(Error::Lost(format!("{doing}: its Claim is gone")));
                 }
                 Err(error) => match Error::of(&error, &doing) {
-                    Error::Unavailable(_) if Instant::now() < give_up => sleep(Duration::from_millis(300)).await,
+                    Error::Unavailable(_) if Instant::now() < give_up => sleep(AGAIN_AFTER).await,
                     error => break Err(error),
                 },
                 Ok(claim) => {
@@ -316,6 +332,7 @@ impl Claimed {
 
     /// Drops it, and waits until what follows is done.
     pub(super) async fn withdrawn(mut self) {
+        self.in_use = None;
         if let Some(withdrawal) = self.withdrawal() {
             withdrawal.await;
         }
@@ -323,14 +340,18 @@ impl Claimed {
 
     /// What is to be done when it is dropped.
     fn withdrawal(&mut self) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let unless_granted = match std::mem::replace(&mut self.withdraws, Withdraws::Never) {
-            Withdraws::Always => false,
-            Withdraws::UnlessGranted => true,
-            Withdraws::Never => return None,
-        };
+        let withdraws = std::mem::replace(&mut self.withdraws, Withdraws::Never);
+        if withdraws == Withdraws::Never {
+            return None;
+        }
         let (claims, claim, name) = (self.inner.claims.clone(), self.claim.clone(), self.name.take());
         let removing = async move {
-            let removed = if unless_granted { remove_unless_granted(&claims, &claim).await } else { remove_surely(&claims, &claim).await };
+            let renewals = claim.spec.renewals;
+            let removed = match withdraws {
+                Withdraws::Always | Withdraws::Never => remove_surely(&claims, &claim).await,
+                Withdraws::UnlessGranted => remove_unless(&claims, &claim, is_granted).await,
+                Withdraws::UnlessRenewed => remove_unless(&claims, &claim, |now| is_granted(now) && now.spec.renewals > renewals).await,
+            };
             if let Err(error) = removed {
                 tracing::warn!(%error, claim = claim.name_any(), "could not be withdrawn; it ends with its ttl");
             }
@@ -339,9 +360,19 @@ impl Claimed {
         Some(self.inner.to_its_end(&self.runtime, removing.map(Ok)).map(|_| ()))
     }
 
+    /// Whether another process may hold by it, too: it is to be renewed before it is relied on.
+    pub fn joined(&self) -> bool {
+        self.resumed || self.withdraws == Withdraws::UnlessGranted
+    }
+
     /// From now on it is withdrawn when dropped, whoever asked for it before.
     pub(super) fn take_over(&mut self) {
         self.withdraws = Withdraws::Always;
+    }
+
+    /// From now on it stays when it is dropped, and ends with its ttl: what it protects may still be going on.
+    pub(super) fn keep(&mut self) {
+        self.withdraws = Withdraws::Never;
     }
 
     /// Leaves it in place for a later command or process.
@@ -425,8 +456,12 @@ fn field(name: &str) -> PointerBuf {
     PointerBuf::from_tokens(["spec", name])
 }
 
-pub(super) fn phase(claim: &Claim) -> ClaimPhase {
+fn phase(claim: &Claim) -> ClaimPhase {
     claim.status.as_ref().map(|status| status.phase).unwrap_or_default()
+}
+
+fn is_granted(claim: &Claim) -> bool {
+    phase(claim) == ClaimPhase::Granted
 }
 
 /// Whether it will never hold again.

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Claimed, Error, Inner};
+use super::{Claimed, Error, Inner, request::REPEAT_FOR};
 
 /// The shortest pause before a renewal that failed is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -49,26 +49,13 @@ impl Guard {
     /// Keeps what was granted.
     pub(crate) async fn keep(mut claimed: Claimed) -> Result<Self, Error> {
         let token = claimed.claim().status.as_ref().and_then(|status| status.token).unwrap_or_default();
-        let Some(ttl) = claimed.ttl() else {
-            return Err(Error::Denied(format!("{}: it is held without a ttl of its own; release it first", claimed.target())));
-        };
-        claimed.hurry(ttl);
-        let mut sent = claimed.asked;
-        // When it was granted we do not know, but that it was not before we asked.
-        if claimed.resumed() || sent.elapsed() > ttl / 10 {
-            let give_up = Instant::now() + certain(ttl);
-            loop {
-                sent = Instant::now();
-                match claimed.renew().await {
-                    Err(Error::Unavailable(why)) if sent < give_up => {
-                        tracing::debug!(why, "could not be renewed; trying again");
-                        sleep(pause(ttl)).await;
-                    }
-                    outcome => break outcome?,
-                }
+        let (ttl, sent) = match confirmed(&mut claimed).await {
+            Ok(confirmed) => confirmed,
+            Err(error) => {
+                claimed.withdrawn().await;
+                return Err(error);
             }
-        }
-        claimed.take_over();
+        };
         let (write, state) = watch::channel(State { until: sent + certain(ttl), lost: None });
         let (stop, resumed) = (CancellationToken::new(), claimed.resumed());
         let (inner, runtime, in_use) = (Arc::clone(&claimed.inner), claimed.runtime.clone(), claimed.in_use.take());
@@ -189,7 +176,38 @@ fn certain(ttl: Duration) -> Duration {
     ttl * 4 / 5
 }
 
+/// For how long it holds after a renewal, and since when.
+async fn confirmed(claimed: &mut Claimed) -> Result<(Duration, Instant), Error> {
+    let Some(ttl) = claimed.ttl() else {
+        return Err(Error::Denied(format!("{}: it is held without a ttl of its own; release it first", claimed.target())));
+    };
+    claimed.hurry(ttl);
+    // When it was granted we do not know, but that it was not before we asked.
+    if !claimed.joined() && claimed.asked.elapsed() <= ttl / 10 {
+        return Ok((ttl, claimed.asked));
+    }
+    let give_up = Instant::now() + certain(ttl).min(REPEAT_FOR);
+    loop {
+        let sent = Instant::now();
+        match claimed.renew().await {
+            Err(Error::Unavailable(why)) if sent < give_up => {
+                tracing::debug!(why, "could not be renewed; trying again");
+                sleep(pause(ttl)).await;
+            }
+            outcome => return outcome.map(|()| (ttl, sent)),
+        }
+    }
+}
+
+/// Renews it until it is stopped or lost. Should this end otherwise, the Claim stays and ends with its ttl, since what it protects may still be going on.
 async fn keep(mut claimed: Claimed, ttl: Duration, state: watch::Sender<State>, stop: CancellationToken) -> Claimed {
+    claimed.keep();
+    renew(&mut claimed, ttl, &state, &stop).await;
+    claimed.take_over();
+    claimed
+}
+
+async fn renew(claimed: &mut Claimed, ttl: Duration, state: &watch::Sender<State>, stop: &CancellationToken) {
     let mut events = claimed.events();
     let uid = claimed.claim().metadata.uid.clone();
     let until = state.borrow().until;
@@ -219,7 +237,7 @@ async fn keep(mut claimed: Claimed, ttl: Duration, state: watch::Sender<State>, 
             }
         };
         match outcome {
-            None => return claimed,
+            None => return,
             Some(Ok(())) => {
                 next = sent + ttl / 3;
                 state.send_modify(|state| state.until = sent + certain(ttl));
@@ -233,5 +251,4 @@ async fn keep(mut claimed: Claimed, ttl: Duration, state: watch::Sender<State>, 
     };
     let why = format!("{} is lost: {lost}", claimed.target());
     state.send_modify(|state| state.lost = Some(why));
-    claimed
 }

@@ -204,7 +204,10 @@ impl Client {
     /// # }
     /// ```
     pub async fn settled(&self) {
-        self.inner.endings.wait().await;
+        // Whoever waits may be told late of a moment at which nothing was left, and something has begun since.
+        while !self.inner.endings.is_empty() {
+            self.inner.endings.wait().await;
+        }
     }
 
     fn handle(&self, kind: ClaimKind, name: &str) -> handle::Handle {

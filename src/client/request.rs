@@ -10,13 +10,15 @@ use kube::{
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{Error, claimed::phase};
-use crate::api::{Claim, ClaimPhase};
+use super::Error;
+use crate::api::Claim;
 
 /// How long one request may take.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long a request is repeated that the API server did not answer.
 pub(super) const REPEAT_FOR: Duration = Duration::from_secs(15);
+/// The pause before that.
+pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// The API server ends a watch after 290 s; one that is silent for longer may be broken without saying so.
 const SILENT_FOR: Duration = Duration::from_secs(300);
 
@@ -71,36 +73,38 @@ pub(super) async fn remove_surely(claims: &Api<Claim>, claim: &Claim) -> Result<
     loop {
         match remove(claims, claim).await {
             Err(error) if Instant::now() < give_up && matches!(Error::of(&error, ""), Error::Unavailable(_)) => {
-                sleep(Duration::from_millis(300)).await;
+                sleep(AGAIN_AFTER).await;
             }
             outcome => return outcome,
         }
     }
 }
 
-/// The same, but one that is granted meanwhile is left alone: somebody else may rely on it.
-pub(super) async fn remove_unless_granted(claims: &Api<Claim>, claim: &Claim) -> Result<(), kube::Error> {
+/// The same unless somebody relies on it by then.
+pub(super) async fn remove_unless(claims: &Api<Claim>, claim: &Claim, relied_on: impl Fn(&Claim) -> bool) -> Result<(), kube::Error> {
     let give_up = Instant::now() + REPEAT_FOR;
     let mut known = claim.clone();
-    loop {
-        if phase(&known) == ClaimPhase::Granted {
-            return Ok(());
-        }
+    while !relied_on(&known) {
         let preconditions = Some(Preconditions { uid: known.metadata.uid.clone(), resource_version: known.resource_version() });
         let as_known = DeleteParams { preconditions, ..DeleteParams::default() };
-        let outcome = match timed(claims.delete(&known.name_any(), &as_known)).await {
-            Err(kube::Error::Api(status)) if status.code == 409 => timed(claims.get_opt(&known.name_any())).await,
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-            outcome => outcome.map(|_| None),
+        let refused = match timed(claims.delete(&known.name_any(), &as_known)).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
         };
-        match outcome {
-            Ok(Some(now)) if now.metadata.uid == known.metadata.uid && Instant::now() < give_up => known = now,
-            Err(error) if matches!(Error::of(&error, ""), Error::Unavailable(_)) && Instant::now() < give_up => {
-                sleep(Duration::from_millis(300)).await;
-            }
-            outcome => return outcome.map(|_| ()),
+        match (&refused, Error::of(&refused, "")) {
+            _ if Instant::now() >= give_up => return Err(refused),
+            (kube::Error::Api(status), _) if status.code == 404 => return Ok(()),
+            // It has changed meanwhile.
+            (kube::Error::Api(status), _) if status.code == 409 => match timed(claims.get_opt(&known.name_any())).await {
+                Ok(Some(now)) if now.metadata.uid == known.metadata.uid => known = now,
+                Ok(_) => return Ok(()),
+                Err(_) => sleep(AGAIN_AFTER).await,
+            },
+            (_, Error::Unavailable(_)) => sleep(AGAIN_AFTER).await,
+            _ => return Err(refused),
         }
     }
+    Ok(())
 }
 
 /// No request of ours waits for ever, whatever the client was made to do.

@@ -63,6 +63,19 @@ async fn a_short_silence_is_outlasted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_granted_without_an_answer_is_not_believed_for_longer_than_it_lasts() {
+    let server = Server::new().grants(secs(600));
+    let client = server.client();
+    server.state().mute = true;
+    let waiting = tokio::spawn(async move { client.mutex("db").lock(Options::default().ttl(secs(30))).await });
+    sleep(secs(5)).await;
+    server.state().mute = false;
+    let guard = waiting.await.unwrap().unwrap();
+    assert!(!guard.resumed());
+    assert_eq!(server.claims()[0]["spec"]["renewals"], 1, "granted when it was first asked for, or later: nobody knows");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_granted_after_a_while_is_kept_through_a_short_silence() {
     let server = Server::new();
     let client = server.client();
@@ -133,7 +146,7 @@ async fn what_is_given_up_while_it_is_made_is_withdrawn() {
             made = changes.recv() => assert_eq!(made.unwrap().1, "ADDED"),
         }
         client.settled().await;
-        assert!(server.claims().is_empty(), "attempt {attempt}");
+        assert!(server.claims().is_empty(), "attempt {attempt}: {:?}", server.claims());
     }
 }
 
@@ -177,6 +190,11 @@ async fn without_konductor_a_reported_execution_stays_for_when_it_is_back() {
     let execution = server.client().once("migrate").execute(Options::default()).await.unwrap().expect("nobody has");
     assert!(matches!(execution.finish(true).await, Err(Error::Unavailable(_))));
     assert_eq!(server.claims()[0]["spec"]["succeeded"], true);
+    let client = server.client().holder("worker-0");
+    let execution = client.once("seed").execute(Options::default()).await.unwrap().expect("nobody has");
+    assert!(execution.finish(true).await.is_err());
+    let again = client.once("seed").execute(Options::default()).await;
+    assert!(matches!(again, Err(Error::Unavailable(_))), "it may be on record at any time");
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,4 +325,22 @@ async fn an_execution_is_on_record_before_its_claim_goes() {
     server.say(&json!({ "phase": "Released" }));
     finishing.await.unwrap().unwrap();
     assert!(server.claims().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_what_it_made_leaves_it_if_another_holds_by_it() {
+    let server = Server::new();
+    let (first, second) = (server.client().holder("a"), server.client().holder("a"));
+    let mutex = first.mutex("db");
+    let mut asked = Box::pin(mutex.lock(Options::default()));
+    assert!(timeout(secs(1), &mut asked).await.is_err());
+    let waiting = tokio::spawn(async move { second.mutex("db").lock(Options::default()).await });
+    sleep(secs(1)).await;
+    server.say(&json!({ "phase": "Granted", "token": 7, "grantedAt": "2026-01-01T00:00:00Z", "expiresAt": "2026-01-01T00:10:00Z" }));
+    let guard = waiting.await.unwrap().unwrap();
+    // It has not looked since.
+    drop(asked);
+    first.settled().await;
+    sleep(secs(100)).await;
+    assert!(guard.remaining() > Duration::ZERO);
 }
