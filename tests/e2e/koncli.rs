@@ -5,7 +5,6 @@ use std::{
     os::unix::process::ExitStatusExt,
     process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
-    time::Instant,
 };
 
 use serde_json::Value;
@@ -14,7 +13,7 @@ use crate::scene::{ONE_AGE, Scene};
 
 impl Scene {
     /// koncli in the scene's namespace, to be run. What stands behind `--` is a script.
-    fn command(&self, line: &str) -> Command {
+    pub fn command(&self, line: &str) -> Command {
         let (line, script) = line.split_once(" -- ").map_or((line, None), |(line, script)| (line, Some(script)));
         let mut command = Command::new(env!("CARGO_BIN_EXE_koncli"));
         command.args(["-n", &self.namespace]).args(line.split_whitespace());
@@ -32,7 +31,7 @@ impl Scene {
     }
 
     /// Runs koncli, which must end with this code; gives what it prints, and then what it tells.
-    fn koncli_ends(&self, code: i32, line: &str) -> String {
+    pub fn koncli_ends(&self, code: i32, line: &str) -> String {
         let (ended, out, err) = self.koncli(line);
         assert_eq!(ended, code, "koncli {line}\n{out}{err}");
         format!("{out}{err}")
@@ -45,17 +44,17 @@ impl Scene {
         serde_json::from_str(&out).unwrap_or_else(|error| panic!("koncli {line}: {error}: {out}"))
     }
 
-    fn start_koncli(&self, line: &str) -> Child {
+    pub fn start_koncli(&self, line: &str) -> Child {
         self.command(line).spawn().unwrap()
     }
 
     /// How many Claims there are.
-    fn claims(&self) -> usize {
+    pub fn claims(&self) -> usize {
         self.run(&["get", "claims", "-o", "name"]).lines().count()
     }
 
     /// Waits until somebody waits for this primitive.
-    async fn until_waited_for(&self, kind: &str, name: &str) {
+    pub async fn until_waited_for(&self, kind: &str, name: &str) {
         let waiting = || self.koncli_json(&format!("{kind} status {name}"))["status"]["waiting"].as_i64();
         self.until(&format!("somebody waits for {kind}/{name}"), async || waiting().is_some_and(|count| count > 0)).await;
     }
@@ -67,12 +66,8 @@ fn ended(output: Output) -> (i32, String, String) {
     (code, text(output.stdout), text(output.stderr))
 }
 
-fn end_of(child: Child) -> (i32, String, String) {
+pub fn end_of(child: Child) -> (i32, String, String) {
     ended(child.wait_with_output().unwrap())
-}
-
-fn signal(child: &Child, name: &str) {
-    assert!(Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,64 +123,6 @@ async fn mistakes_and_missing_rights_have_their_exit_codes() {
     let said = scene.koncli_ends(4, &format!("--kubeconfig {} mutex lock db", file.display()));
     std::fs::remove_file(file).unwrap();
     assert!(said.contains("cannot create resource \"claims\""), "{said}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_is_interrupted_while_it_waits_leaves_the_line() {
-    let scene = Scene::open("koncli_interrupted").await;
-    scene.create_mutex("db");
-    scene.koncli_ends(0, "mutex lock db --holder a");
-    let began = Instant::now();
-    for (name, code) in [("INT", 130), ("TERM", 143)] {
-        let waiting = scene.start_koncli("mutex lock db --holder b");
-        scene.until("there are two Claims", async || scene.claims() == 2).await;
-        signal(&waiting, name);
-        assert_eq!(end_of(waiting).0, code);
-        assert_eq!(scene.claims(), 1, "only the one that holds is left");
-    }
-    // Whatever it is just about: before it has asked, it may end without having listened.
-    let moment = began.elapsed() / 40;
-    for moments in 0..20 {
-        let waiting = scene.start_koncli("mutex lock db --holder b");
-        tokio::time::sleep(moment * moments).await;
-        signal(&waiting, "TERM");
-        let (code, _, said) = end_of(waiting);
-        assert!(matches!(code, 143 | -15), "{code}: {said}");
-        assert_eq!(scene.claims(), 1, "after {:?}: {said}", moment * moments);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_loses_the_terminal_leaves_the_line_unless_it_is_told_not_to() {
-    let scene = Scene::open("koncli_hang_up").await;
-    scene.create_mutex("db");
-    scene.koncli_ends(0, "mutex lock db --holder a");
-    for (wish, signals, code) in [("--default-signal=HUP", &["HUP"][..], 129), ("--ignore-signal=HUP", &["HUP", "TERM"], 143)] {
-        let koncli = scene.command("mutex lock db --holder b");
-        let mut within = Command::new("env");
-        within.arg(wish).arg(koncli.get_program()).args(koncli.get_args()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let waiting = within.spawn().unwrap();
-        scene.until("there are two Claims", async || scene.claims() == 2).await;
-        for name in signals {
-            signal(&waiting, name);
-        }
-        assert_eq!(end_of(waiting).0, code, "{wish}");
-        assert_eq!(scene.claims(), 1, "only the one that holds is left");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_is_interrupted_gives_back_what_it_has_already() {
-    let scene = Scene::open("koncli_gives_back").await;
-    scene.create_mutex("db");
-    scene.create_mutex("cache");
-    scene.koncli_ends(0, "mutex lock db --holder a");
-    let waiting = scene.start_koncli("run --mutex cache --mutex db -- true");
-    scene.until_waited_for("mutex", "db").await;
-    signal(&waiting, "TERM");
-    assert_eq!(end_of(waiting).0, 143);
-    assert_eq!(scene.claims(), 1, "only the one that holds is left");
-    scene.koncli_ends(0, "mutex lock cache --holder b --timeout 60s");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ mod examples;
 mod hostile;
 mod https;
 mod identity;
+mod interrupted;
 mod jobs;
 mod koncli;
 mod limits;
