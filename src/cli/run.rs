@@ -135,7 +135,12 @@ pub async fn once(session: &Session, command: &KindCommand) -> Result<Ended, Fai
     };
     // Who could not run it, or lost it, has failed: the turn passes to the next.
     let code = ended?;
-    session.unless_interrupted(execution.finish(code == 0)).await??;
+    let reported = session.unless_interrupted(execution.finish(code == 0)).await.and_then(|outcome| Ok(outcome?));
+    if code != 0 {
+        reported.unwrap_or_else(|failure| tell(failure.message));
+        return Ok(code);
+    }
+    reported?;
     if program.is_empty() {
         report(&format!("{} is executed", ask.target()), true)?;
     }

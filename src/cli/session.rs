@@ -59,9 +59,10 @@ impl Session {
     /// # Errors
     /// If it was interrupted.
     pub async fn unless_interrupted<T>(&self, operation: impl Future<Output = T>) -> Result<T, Failure> {
+        // They are heard before anything is asked for: one that comes earlier ends the process.
         let mut signals = self.signals().await?;
         tokio::select! {
-            // First the signals: one that comes before they are heard ends the process, and nothing may have been asked for by then.
+            // Whoever is interrupted already does not begin.
             biased;
             signal = signals.next() => Err(interrupted(signal)),
             outcome = operation => Ok(outcome),
@@ -77,7 +78,7 @@ impl Session {
         Ok(signals.lock().await)
     }
 
-    /// Waits until nothing is left of what was given up; a further signal, from a person who does not want to wait, ends that.
+    /// Waits until nothing is left of what was given up. A further SIGINT or SIGTERM, later than that of the same gesture, ends that.
     pub async fn settled(&self) {
         let Ok(mut signals) = self.signals().await else { return self.claims.settled().await };
         let began = Instant::now();

@@ -1,4 +1,6 @@
-//! One Claim from its creation to its end: asked for once, waited for by a watch, renewed by count, withdrawn when nobody wants it any more.
+//! One Claim from its creation (`making`) to its end: asked for once, waited for by a watch, renewed by count, withdrawn when nobody wants it any more.
+
+mod making;
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,13 +13,13 @@ use kube::{
 use serde_json::json;
 use tokio::{
     runtime::Handle,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::DropGuard;
 
 use super::{
-    Ask, Error, Inner, Options, name,
-    request::{AGAIN_AFTER, ANSWER_WITHIN, Events, REPEAT_FOR, made, remove_surely, remove_unless, timed, within},
+    Ask, Error, Inner, Options,
+    request::{AGAIN_AFTER, ANSWER_WITHIN, Events, REPEAT_FOR, remove_surely, remove_unless, timed, within},
 };
 use crate::api::{Claim, ClaimPhase, denied};
 
@@ -40,8 +42,10 @@ pub struct Claimed {
     withdraws: Withdraws,
     /// While somebody uses it.
     pub(super) in_use: Option<DropGuard>,
-    /// While no other Claim of this process may have the name.
-    name: Option<DropGuard>,
+    /// Its name is that of a holder, and no other Claim of this process may have it meanwhile.
+    lasting: Option<DropGuard>,
+    /// How often this one renewed it.
+    renewed: i64,
     answer_within: Duration,
 }
 
@@ -57,124 +61,6 @@ enum Withdraws {
 }
 
 impl Claimed {
-    /// Makes the Claim, or finds the one of the same holder.
-    pub(super) async fn begin(inner: &Arc<Inner>, ask: &Ask) -> Result<Self, Error> {
-        let given_up = CancellationToken::new();
-        let in_use = given_up.clone().drop_guard();
-        let lasting = match ask.lasting_name() {
-            None => None,
-            Some(name) => {
-                let taken = Self::take(inner, ask, &name, &given_up).await?;
-                Some((name, taken))
-            }
-        };
-        let making = Self::make(Arc::clone(inner), ask.clone(), lasting, given_up);
-        let mut claimed = inner.to_its_end(&Handle::current(), making).await?;
-        claimed.in_use = Some(in_use);
-        Ok(claimed)
-    }
-
-    async fn take(inner: &Inner, ask: &Ask, name: &str, given_up: &CancellationToken) -> Result<DropGuard, Error> {
-        let doing = format!("asking for {}", ask.target());
-        let taking = inner.names.take(name, given_up);
-        let taken = match ask.options.timeout {
-            None => taking.await,
-            Some(limit) => timeout(limit, taking)
-                .await
-                .map_err(|_| Error::Timeout(format!("{doing}: what the same holder had before is still being given back")))?,
-        };
-        taken.ok_or_else(|| Error::Denied(format!("{doing}: this process does so already in the name of the same holder")))
-    }
-
-    async fn make(inner: Arc<Inner>, ask: Ask, lasting: Option<(String, DropGuard)>, given_up: CancellationToken) -> Result<Self, Error> {
-        let doing = format!("asking for {}", ask.target());
-        let (name, taken) = lasting.map_or_else(|| (name::unique(ask.kind, &ask.name), None), |(name, taken)| (name, Some(taken)));
-        let wanted = Claim::new(&name, ask.spec());
-        let mut claimed = Self {
-            inner: Arc::clone(&inner),
-            runtime: Handle::current(),
-            claim: wanted.clone(),
-            target: ask.target(),
-            asked: Instant::now(),
-            resumed: false,
-            // As long as we do not know whether it was made.
-            withdraws: if taken.is_some() { Withdraws::Never } else { Withdraws::Always },
-            in_use: None,
-            name: taken,
-            answer_within: ANSWER_WITHIN,
-        };
-        let give_up = claimed.asked + REPEAT_FOR;
-        loop {
-            let sent = Instant::now();
-            // Once it is given up, it only matters whether an earlier request was carried out after all.
-            let outcome = if given_up.is_cancelled() {
-                claimed.find(&ask, &doing).await
-            } else {
-                match made(&inner.claims, &wanted).await {
-                    Err(kube::Error::Api(status)) if status.is_already_exists() => claimed.find(&ask, &doing).await,
-                    Err(error) => Err(Error::of(&error, &doing)),
-                    Ok(claim) => {
-                        claimed.asked = sent;
-                        Ok(Some((claim, if claimed.name.is_some() { Withdraws::UnlessRenewed } else { Withdraws::Always })))
-                    }
-                }
-            };
-            match outcome {
-                Ok(Some((claim, withdraws))) => {
-                    (claimed.claim, claimed.withdraws) = (claim, withdraws);
-                    return Ok(claimed);
-                }
-                // The namespace is missing; a Claim has nothing else that could be.
-                Err(
-                    error @ (Error::NotFound(_)
-                    | Error::Denied(_)
-                    | Error::Forbidden(_)
-                    | Error::Lost(_)
-                    | Error::Timeout(_)
-                    | Error::Executed(_)),
-                ) => {
-                    claimed.withdraws = Withdraws::Never;
-                    return Err(error);
-                }
-                Err(Error::Unavailable(message)) if Instant::now() >= give_up => return Err(Error::Unavailable(message)),
-                Ok(None) if given_up.is_cancelled() || Instant::now() >= give_up => {
-                    claimed.withdraws = Withdraws::Never;
-                    return Err(Error::Unavailable(format!("{doing}: an earlier Claim, {name}, does not go away")));
-                }
-                Ok(None) | Err(Error::Unavailable(_)) => sleep(AGAIN_AFTER).await,
-            }
-        }
-    }
-
-    /// The Claim that stands in the way: ours from before, or one that is over and goes. `None`: try again.
-    async fn find(&mut self, ask: &Ask, doing: &str) -> Result<Option<(Claim, Withdraws)>, Error> {
-        let found = timed(self.inner.claims.get_opt(&self.claim.name_any())).await.map_err(|error| Error::of(&error, doing))?;
-        let Some(found) = found else { return Ok(None) };
-        if let Some(why) = ask.differs(&found.spec) {
-            return Err(Error::Denied(format!("{doing}: {why}")));
-        }
-        if found.metadata.deletion_timestamp.is_some() {
-            return Ok(None);
-        }
-        match phase(&found) {
-            // An execution that is reported, and soon on record.
-            ClaimPhase::Granted if found.spec.succeeded.is_some() => Ok(None),
-            ClaimPhase::Granted => {
-                // Of a name that nobody else has, it is our own request that was answered too late.
-                self.resumed = self.name.is_some();
-                Ok(Some((found, if self.resumed { Withdraws::Never } else { Withdraws::Always })))
-            }
-            // It keeps its place; the time of one that has a timeout would go on from its creation.
-            ClaimPhase::Pending if found.spec == ask.spec() && ask.options.timeout.is_none_or(|_| self.name.is_none()) => {
-                Ok(Some((found, if self.name.is_some() { Withdraws::UnlessGranted } else { Withdraws::Always })))
-            }
-            ClaimPhase::Pending | ClaimPhase::Denied | ClaimPhase::Expired | ClaimPhase::Released => {
-                remove_unless(&self.inner.claims, &found, is_granted).await.map_err(|error| Error::of(&error, doing))?;
-                Ok(None)
-            }
-        }
-    }
-
     /// The Claim of this holder that exists; it is not withdrawn when this is dropped.
     pub(crate) async fn existing(inner: &Arc<Inner>, ask: &Ask) -> Result<Option<Self>, Error> {
         let Some(name) = ask.lasting_name() else { return Ok(None) };
@@ -190,7 +76,8 @@ impl Claimed {
             resumed: true,
             withdraws: Withdraws::Never,
             in_use: None,
-            name: None,
+            lasting: None,
+            renewed: 0,
             answer_within: ANSWER_WITHIN,
         }))
     }
@@ -234,7 +121,7 @@ impl Claimed {
 
     /// Takes over what a watch shows.
     fn look(&mut self, seen: Option<Claim>) -> Result<(), Error> {
-        match seen.filter(|seen| seen.metadata.uid == self.claim.metadata.uid) {
+        match seen.filter(|seen| seen.metadata.uid == self.claim.metadata.uid && !is_deleted(seen)) {
             Some(seen) => {
                 self.claim = seen;
                 Ok(())
@@ -258,7 +145,10 @@ impl Claimed {
                 PatchOperation::Replace(ReplaceOperation { path: field("renewals"), value: json!(renewals + 1) }),
             ]);
             match self.patched(patch).await {
-                Ok(claim) => self.claim = claim,
+                Ok(claim) => {
+                    self.claim = claim;
+                    self.renewed += 1;
+                }
                 Err(kube::Error::Api(status)) if status.is_invalid() || status.code == 404 => {
                     let name = self.claim.name_any();
                     let seen = within(self.answer_within, self.inner.claims.get_opt(&name)).await;
@@ -276,19 +166,19 @@ impl Claimed {
         Err(Error::Unavailable(format!("{doing}: others renew it all the time")))
     }
 
-    /// Says how the execution of a Once came out, waits until that is on record, and ends the Claim.
-    pub(crate) async fn finish(mut self, succeeded: bool) -> Result<(), Error> {
+    /// Says how the execution of a Once came out, which it executes until then for sure, waits until that is on record, and ends the Claim.
+    pub(crate) async fn finish(mut self, succeeded: bool, until: Instant) -> Result<(), Error> {
         let add = PatchOperation::Add(AddOperation { path: field("succeeded"), value: json!(succeeded) });
         let patch = Patch(vec![self.is_same(), add]);
         let doing = format!("reporting the execution of {}", self.target);
-        let give_up = Instant::now() + REPEAT_FOR;
+        let give_up = until.max(Instant::now() + REPEAT_FOR);
         let said = loop {
             match self.patched(patch.clone()).await {
                 Err(kube::Error::Api(status)) if status.code == 404 || status.is_invalid() => {
                     break Err(Error::Lost(format!("{doing}: its Claim is gone")));
                 }
                 Err(error) => match Error::of(&error, &doing) {
-                    Error::Unavailable(_) if Instant::now() < give_up => sleep(AGAIN_AFTER).await,
+                    Error::Unavailable(_) | Error::Forbidden(_) if Instant::now() < give_up => sleep(AGAIN_AFTER).await,
                     error => break Err(error),
                 },
                 Ok(claim) => {
@@ -344,18 +234,18 @@ impl Claimed {
         if withdraws == Withdraws::Never {
             return None;
         }
-        let (claims, claim, name) = (self.inner.claims.clone(), self.claim.clone(), self.name.take());
+        let renewed = self.renewed;
+        let (claims, claim, lasting) = (self.inner.claims.clone(), self.claim.clone(), self.lasting.take());
         let removing = async move {
-            let renewals = claim.spec.renewals;
             let removed = match withdraws {
                 Withdraws::Always | Withdraws::Never => remove_surely(&claims, &claim).await,
                 Withdraws::UnlessGranted => remove_unless(&claims, &claim, is_granted).await,
-                Withdraws::UnlessRenewed => remove_unless(&claims, &claim, |now| is_granted(now) && now.spec.renewals > renewals).await,
+                Withdraws::UnlessRenewed => remove_unless(&claims, &claim, |now| is_granted(now) && now.spec.renewals > renewed).await,
             };
             if let Err(error) = removed {
                 tracing::warn!(%error, claim = claim.name_any(), "could not be withdrawn; it ends with its ttl");
             }
-            drop(name);
+            drop(lasting);
         };
         Some(self.inner.to_its_end(&self.runtime, removing.map(Ok)).map(|_| ()))
     }
@@ -405,6 +295,7 @@ impl Claimed {
     /// Fails if it does not hold any more.
     pub(crate) fn holds(&self) -> Result<(), Error> {
         match phase(&self.claim) {
+            ClaimPhase::Granted if is_deleted(&self.claim) => Err(Error::Lost(format!("{}: somebody deleted its Claim", self.target))),
             ClaimPhase::Granted => Ok(()),
             _ => Err(Error::Lost(format!("{}: {}", self.target, ended(&self.claim)))),
         }
@@ -462,6 +353,11 @@ fn phase(claim: &Claim) -> ClaimPhase {
 
 fn is_granted(claim: &Claim) -> bool {
     phase(claim) == ClaimPhase::Granted
+}
+
+/// Whether somebody has deleted it. The Claim of an execution stays until its outcome is on record; it counts as given back all the same.
+pub(crate) fn is_deleted(claim: &Claim) -> bool {
+    claim.metadata.deletion_timestamp.is_some()
 }
 
 /// Whether it will never hold again.

@@ -14,7 +14,11 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Claimed, Error, Inner, request::REPEAT_FOR};
+use super::{
+    Claimed, Error, Inner,
+    claimed::{ended, is_deleted, is_over},
+    request::REPEAT_FOR,
+};
 
 /// The shortest pause before a renewal that failed is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -120,9 +124,9 @@ impl Guard {
     pub fn release(mut self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         let (inner, runtime) = self.unused();
         let releasing = async move {
-            let (claimed, lost) = self.stopped().await?;
+            let (claimed, state) = self.stopped().await?;
             claimed.end().await?;
-            lost.map_or(Ok(()), |why| Err(Error::Lost(why)))
+            state.lost.map_or(Ok(()), |why| Err(Error::Lost(why)))
         };
         inner.to_its_end(&runtime, releasing)
     }
@@ -131,9 +135,9 @@ impl Guard {
     pub(super) fn finish(mut self, succeeded: bool) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         let (inner, runtime) = self.unused();
         let finishing = async move {
-            let (claimed, lost) = self.stopped().await?;
-            match lost {
-                None => claimed.finish(succeeded).await,
+            let (claimed, state) = self.stopped().await?;
+            match state.lost {
+                None => claimed.finish(succeeded, state.until).await,
                 Some(why) => Err(Error::Lost(why)),
             }
         };
@@ -145,14 +149,14 @@ impl Guard {
         (Arc::clone(&self.inner), self.runtime.clone())
     }
 
-    async fn stopped(mut self) -> Result<(Claimed, Option<String>), Error> {
+    async fn stopped(mut self) -> Result<(Claimed, State), Error> {
         self.stop.cancel();
         let claimed = match self.keeper.take() {
             Some(keeper) => keeper.await.ok(),
             None => None,
         };
-        let lost = self.state.borrow().lost.clone();
-        Ok((claimed.ok_or_else(|| Error::Unavailable("the runtime is ending".to_owned()))?, lost))
+        let state = self.state.borrow().clone();
+        Ok((claimed.ok_or_else(|| Error::Unavailable("the runtime is ending".to_owned()))?, state))
     }
 }
 
@@ -212,7 +216,7 @@ async fn renew(claimed: &mut Claimed, ttl: Duration, state: &watch::Sender<State
     let uid = claimed.claim().metadata.uid.clone();
     let until = state.borrow().until;
     let mut next = until - certain(ttl) + ttl / 3;
-    let lost = loop {
+    let lost = 'held: loop {
         let until = state.borrow().until;
         let (outcome, sent) = {
             let mut renewal = pin!(async {
@@ -223,13 +227,13 @@ async fn renew(claimed: &mut Claimed, ttl: Duration, state: &watch::Sender<State
             loop {
                 tokio::select! {
                     biased;
-                    () = stop.cancelled() => break (None, next),
-                    () = sleep_until(until) => break (Some(Err(Error::Lost("it could not be renewed in time".to_owned()))), until),
-                    (outcome, sent) = &mut renewal => break (Some(outcome), sent),
+                    () = stop.cancelled() => return,
+                    () = sleep_until(until) => break 'held Error::Lost("it could not be renewed in time".to_owned()),
+                    renewed = &mut renewal => break renewed,
                     seen = events.next() => match seen {
-                        Ok(Some(seen)) if seen.metadata.uid == uid && !super::claimed::is_over(&seen) => {}
-                        Ok(Some(seen)) if seen.metadata.uid == uid => break (Some(Err(Error::Lost(super::claimed::ended(&seen)))), next),
-                        Ok(_) => break (Some(Err(Error::Lost("somebody deleted its Claim".to_owned()))), next),
+                        Ok(Some(seen)) if seen.metadata.uid == uid && is_over(&seen) => break 'held Error::Lost(ended(&seen)),
+                        Ok(Some(seen)) if seen.metadata.uid == uid && !is_deleted(&seen) => {}
+                        Ok(_) => break 'held Error::Lost("somebody deleted its Claim".to_owned()),
                         // The renewals tell whether it still holds.
                         Err(error) => tracing::debug!(%error, "the watch is begun again"),
                     },
@@ -237,16 +241,15 @@ async fn renew(claimed: &mut Claimed, ttl: Duration, state: &watch::Sender<State
             }
         };
         match outcome {
-            None => return,
-            Some(Ok(())) => {
+            Ok(()) => {
                 next = sent + ttl / 3;
                 state.send_modify(|state| state.until = sent + certain(ttl));
             }
-            Some(Err(Error::Unavailable(why) | Error::Forbidden(why))) => {
+            Err(Error::Unavailable(why) | Error::Forbidden(why)) => {
                 tracing::warn!(why, "could not be renewed; trying again");
                 next = Instant::now() + pause(ttl);
             }
-            Some(Err(error)) => break error,
+            Err(error) => break error,
         }
     };
     let why = format!("{} is lost: {lost}", claimed.target());

@@ -92,8 +92,8 @@ pub(super) async fn remove_unless(claims: &Api<Claim>, claim: &Claim, relied_on:
             Err(error) => error,
         };
         match (&refused, Error::of(&refused, "")) {
-            _ if Instant::now() >= give_up => return Err(refused),
             (kube::Error::Api(status), _) if status.code == 404 => return Ok(()),
+            _ if Instant::now() >= give_up => return Err(refused),
             // It has changed meanwhile.
             (kube::Error::Api(status), _) if status.code == 409 => match timed(claims.get_opt(&known.name_any())).await {
                 Ok(Some(now)) if now.metadata.uid == known.metadata.uid => known = now,

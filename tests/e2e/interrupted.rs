@@ -15,8 +15,7 @@ fn signal(child: &Child, name: &str) {
 async fn who_is_interrupted_while_it_waits_leaves_the_line() {
     let scene = Scene::open("koncli_interrupted").await;
     scene.create_mutex("db");
-    scene.koncli_ends(0, "mutex lock db --holder a");
-    let began = Instant::now();
+    scene.koncli_ends(0, "mutex lock db --holder a --ttl 1h");
     for (name, code) in [("INT", 130), ("TERM", 143)] {
         let waiting = scene.start_koncli("mutex lock db --holder b");
         scene.until("there are two Claims", async || scene.claims() == 2).await;
@@ -25,7 +24,9 @@ async fn who_is_interrupted_while_it_waits_leaves_the_line() {
         assert_eq!(scene.claims(), 1, "only the one that holds is left");
     }
     // Whatever it is just about: before it has asked, it may end without having listened.
-    let moment = began.elapsed() / 40;
+    let began = Instant::now();
+    scene.koncli_ends(3, "mutex lock db --holder b --timeout 0s");
+    let moment = began.elapsed() / 15;
     for moments in 0..20 {
         let waiting = scene.start_koncli("mutex lock db --holder b");
         tokio::time::sleep(moment * moments).await;
@@ -40,7 +41,7 @@ async fn who_is_interrupted_while_it_waits_leaves_the_line() {
 async fn who_loses_the_terminal_leaves_the_line_unless_it_is_told_not_to() {
     let scene = Scene::open("koncli_hang_up").await;
     scene.create_mutex("db");
-    scene.koncli_ends(0, "mutex lock db --holder a");
+    scene.koncli_ends(0, "mutex lock db --holder a --ttl 1h");
     for (wish, signals, code) in [("--default-signal=HUP", &["HUP"][..], 129), ("--ignore-signal=HUP", &["HUP", "TERM"], 143)] {
         let koncli = scene.command("mutex lock db --holder b");
         let mut within = Command::new("env");
@@ -60,7 +61,7 @@ async fn who_is_interrupted_gives_back_what_it_has_already() {
     let scene = Scene::open("koncli_gives_back").await;
     scene.create_mutex("db");
     scene.create_mutex("cache");
-    scene.koncli_ends(0, "mutex lock db --holder a");
+    scene.koncli_ends(0, "mutex lock db --holder a --ttl 1h");
     let waiting = scene.start_koncli("run --mutex cache --mutex db -- true");
     scene.until_waited_for("mutex", "db").await;
     signal(&waiting, "TERM");

@@ -104,15 +104,15 @@ async fn what_somebody_else_counts_is_not_overwritten() {
 async fn who_loses_the_claim_learns_of_it_at_once() {
     let server = Server::new().grants(secs(600));
     let client = server.client();
-    for loss in ["deleted", "expired"] {
+    for loss in ["deleted", "expired", "being deleted"] {
         let guard = client.mutex("db").lock(Options::default()).await.unwrap();
         let name = server.claims()[0]["metadata"]["name"].as_str().unwrap().to_owned();
         let began = Instant::now();
         let lost = guard.lost();
-        if loss == "deleted" {
-            server.delete(&name);
-        } else {
-            server.change(&name, |claim| claim["status"] = json!({ "phase": "Expired", "message": "not renewed" }));
+        match loss {
+            "deleted" => drop(server.delete(&name)),
+            "expired" => drop(server.change(&name, |claim| claim["status"] = json!({ "phase": "Expired", "message": "not renewed" }))),
+            _ => drop(server.change(&name, |claim| claim["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into())),
         }
         lost.await;
         assert!(began.elapsed() < secs(1), "{loss}");
@@ -185,6 +185,23 @@ async fn a_reported_execution_is_on_record_even_if_nobody_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_execution_is_reported_after_an_outage_shorter_than_its_ttl() {
+    for unanswered in [false, true] {
+        let server = Server::new().grants(secs(600));
+        let execution = server.client().once("migrate").execute(Options::default().ttl(secs(300))).await.unwrap().expect("nobody has");
+        (server.state().silent, server.state().mute) = (!unanswered, unanswered);
+        let finishing = tokio::spawn(execution.finish(true));
+        sleep(secs(60)).await;
+        (server.state().silent, server.state().mute) = (false, false);
+        sleep(secs(20)).await;
+        assert_eq!(server.claims()[0]["spec"]["succeeded"], true, "unanswered: {unanswered}");
+        server.say(&json!({ "phase": "Released" }));
+        finishing.await.unwrap().unwrap();
+        assert!(server.claims().is_empty(), "unanswered: {unanswered}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_konductor_a_reported_execution_stays_for_when_it_is_back() {
     let server = Server::new().grants(secs(600));
     let execution = server.client().once("migrate").execute(Options::default()).await.unwrap().expect("nobody has");
@@ -239,6 +256,33 @@ async fn who_asks_again_waits_for_the_end_of_what_it_gave_up() {
         guard.release().await.unwrap();
         assert!(server.claims().is_empty(), "{given_up}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_made_without_an_answer_in_time_is_found() {
+    let server = Server::new();
+    let client = server.client().holder("a");
+    server.state().mute = true;
+    let waiting = tokio::spawn(async move { client.mutex("db").lock(Options::default()).await });
+    sleep(secs(25)).await;
+    server.state().mute = false;
+    assert!(!waiting.is_finished(), "it waits by the Claim that was made");
+    assert_eq!(server.claims().len(), 1);
+    waiting.abort();
+}
+
+/// It has not asked for anything yet, so what there is is another process's.
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_before_it_has_asked_withdraws_nothing() {
+    let server = Server::new();
+    let (first, second) = (server.client().holder("a"), server.client().holder("a"));
+    let waiting = tokio::spawn(async move { first.mutex("db").lock(Options::default()).await.map(|_| ()) });
+    sleep(secs(1)).await;
+    assert!(timeout(Duration::ZERO, second.mutex("db").lock(Options::default())).await.is_err());
+    second.settled().await;
+    sleep(secs(1)).await;
+    assert_eq!(server.claims().len(), 1);
+    assert!(!waiting.is_finished());
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,7 +28,7 @@ pub struct State {
     revision: u64,
     /// Requests that change something get no answer.
     pub silent: bool,
-    /// Claims are made, but nobody hears of it.
+    /// What changes something is done, but nobody hears of it.
     pub mute: bool,
     /// What every new Claim is answered.
     answer: Option<Value>,
@@ -44,9 +44,9 @@ impl Server {
         let service = tower::service_fn(move |request: Request<kube::client::Body>| {
             let server = server.clone();
             async move {
-                let makes = request.method() == Method::POST;
+                let changes = request.method() != Method::GET;
                 let answer = server.answer(request).await;
-                let kept = makes && server.state().mute;
+                let kept = changes && server.state().mute;
                 Ok::<_, Infallible>(if kept { std::future::pending().await } else { answer })
             }
         });
