@@ -77,13 +77,12 @@ pub async fn top(session: &Session, args: &TopArgs) -> Result<(), Failure> {
     if session.format != Format::Text || !screen::is_there() {
         return session.format.print(&first.text(), &first.value());
     }
-    live(Followed::begin(session, partial), namespace, first).await
+    live(Followed::begin(session, partial), namespace, first, &mut *session.signals().await?).await
 }
 
-async fn live(mut followed: Followed, namespace: Option<String>, mut view: View) -> Result<(), Failure> {
+async fn live(mut followed: Followed, namespace: Option<String>, mut view: View, signals: &mut Signals) -> Result<(), Failure> {
     let mut screen = Screen::open()?;
     let mut resized = signal(SignalKind::window_change())?;
-    let mut signals = Signals::new()?;
     let (mut changed, mut trouble) = (false, None);
     loop {
         let (rows, columns) = screen.size();

@@ -39,7 +39,8 @@ pub struct Claimed {
     /// When we asked for it, or first may have: it was not granted earlier.
     pub(crate) asked: Instant,
     resumed: bool,
-    withdraws: Withdraws,
+    /// `None`: it stays when it is dropped.
+    withdraws: Option<Withdraws>,
     /// While somebody uses it.
     pub(super) in_use: Option<DropGuard>,
     /// Its name is that of a holder, and no other Claim of this process may have it meanwhile.
@@ -49,7 +50,7 @@ pub struct Claimed {
     answer_within: Duration,
 }
 
-/// What becomes of a Claim that is dropped. One in a holder's name may be used by another process, too, which takes its grant for its own.
+/// When a Claim that is dropped is withdrawn. One in a holder's name may be used by another process, too, which takes its grant for its own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Withdraws {
     Always,
@@ -57,7 +58,6 @@ enum Withdraws {
     UnlessRenewed,
     /// Who made it may rely on it as soon as it is granted.
     UnlessGranted,
-    Never,
 }
 
 impl Claimed {
@@ -67,19 +67,28 @@ impl Claimed {
         let doing = format!("looking for the hold of {}", ask.target());
         let found = timed(inner.claims.get_opt(&name)).await.map_err(|error| Error::of(&error, &doing))?;
         let ours = |claim: &Claim| claim.spec.holder == ask.holder && claim.spec.kind == ask.kind && claim.spec.name == ask.name;
-        Ok(found.filter(ours).map(|claim| Self {
+        Ok(found.filter(ours).map(|claim| {
+            let mut claimed = Self::new(inner, ask, claim);
+            claimed.resumed = true;
+            claimed
+        }))
+    }
+
+    /// One that stays when it is dropped.
+    fn new(inner: &Arc<Inner>, ask: &Ask, claim: Claim) -> Self {
+        Self {
             inner: Arc::clone(inner),
             runtime: Handle::current(),
             claim,
             target: ask.target(),
             asked: Instant::now(),
-            resumed: true,
-            withdraws: Withdraws::Never,
+            resumed: false,
+            withdraws: None,
             in_use: None,
             lasting: None,
             renewed: 0,
             answer_within: ANSWER_WITHIN,
-        }))
+        }
     }
 
     /// Waits until it is granted.
@@ -188,7 +197,7 @@ impl Claimed {
             }
         };
         // What is said, but not on record yet, must not be withdrawn.
-        self.withdraws = Withdraws::Never;
+        self.withdraws = None;
         said?;
         let mut events = self.events();
         let give_up = Instant::now() + RECORDED_WITHIN;
@@ -211,7 +220,7 @@ impl Claimed {
     /// # Errors
     /// If the API server does not do it; a hold then ends `ttl` after its last renewal.
     pub fn end(mut self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
-        self.withdraws = Withdraws::Never;
+        self.withdraws = None;
         self.in_use = None;
         let (inner, runtime) = (Arc::clone(&self.inner), self.runtime.clone());
         let deleting = async move {
@@ -230,15 +239,11 @@ impl Claimed {
 
     /// What is to be done when it is dropped.
     fn withdrawal(&mut self) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let withdraws = std::mem::replace(&mut self.withdraws, Withdraws::Never);
-        if withdraws == Withdraws::Never {
-            return None;
-        }
-        let renewed = self.renewed;
+        let (withdraws, renewed) = (self.withdraws.take()?, self.renewed);
         let (claims, claim, lasting) = (self.inner.claims.clone(), self.claim.clone(), self.lasting.take());
         let removing = async move {
             let removed = match withdraws {
-                Withdraws::Always | Withdraws::Never => remove_surely(&claims, &claim).await,
+                Withdraws::Always => remove_surely(&claims, &claim).await,
                 Withdraws::UnlessGranted => remove_unless(&claims, &claim, is_granted).await,
                 Withdraws::UnlessRenewed => remove_unless(&claims, &claim, |now| is_granted(now) && now.spec.renewals > renewed).await,
             };
@@ -252,23 +257,23 @@ impl Claimed {
 
     /// Whether another process may hold by it, too: it is to be renewed before it is relied on.
     pub fn joined(&self) -> bool {
-        self.resumed || self.withdraws == Withdraws::UnlessGranted
+        self.resumed || self.withdraws == Some(Withdraws::UnlessGranted)
     }
 
     /// From now on it is withdrawn when dropped, whoever asked for it before.
     pub(super) fn take_over(&mut self) {
-        self.withdraws = Withdraws::Always;
+        self.withdraws = Some(Withdraws::Always);
     }
 
     /// From now on it stays when it is dropped, and ends with its ttl: what it protects may still be going on.
     pub(super) fn keep(&mut self) {
-        self.withdraws = Withdraws::Never;
+        self.withdraws = None;
     }
 
     /// Leaves it in place for a later command or process.
     #[must_use]
     pub fn leave(mut self) -> Claim {
-        self.withdraws = Withdraws::Never;
+        self.withdraws = None;
         self.claim.clone()
     }
 
@@ -295,8 +300,7 @@ impl Claimed {
     /// Fails if it does not hold any more.
     pub(crate) fn holds(&self) -> Result<(), Error> {
         match phase(&self.claim) {
-            ClaimPhase::Granted if is_deleted(&self.claim) => Err(Error::Lost(format!("{}: somebody deleted its Claim", self.target))),
-            ClaimPhase::Granted => Ok(()),
+            ClaimPhase::Granted if !is_deleted(&self.claim) => Ok(()),
             _ => Err(Error::Lost(format!("{}: {}", self.target, ended(&self.claim)))),
         }
     }
@@ -356,13 +360,13 @@ fn is_granted(claim: &Claim) -> bool {
 }
 
 /// Whether somebody has deleted it. The Claim of an execution stays until its outcome is on record; it counts as given back all the same.
-pub(crate) fn is_deleted(claim: &Claim) -> bool {
+fn is_deleted(claim: &Claim) -> bool {
     claim.metadata.deletion_timestamp.is_some()
 }
 
 /// Whether it will never hold again.
 pub(crate) fn is_over(claim: &Claim) -> bool {
-    matches!(phase(claim), ClaimPhase::Denied | ClaimPhase::Expired | ClaimPhase::Released)
+    is_deleted(claim) || matches!(phase(claim), ClaimPhase::Denied | ClaimPhase::Expired | ClaimPhase::Released)
 }
 
 fn message(claim: &Claim) -> Option<&str> {
@@ -372,6 +376,7 @@ fn message(claim: &Claim) -> Option<&str> {
 /// Why it does not hold any more.
 pub(crate) fn ended(claim: &Claim) -> String {
     let how = match phase(claim) {
+        ClaimPhase::Pending | ClaimPhase::Granted if is_deleted(claim) => "somebody deleted its Claim",
         ClaimPhase::Pending => "it does not hold yet",
         ClaimPhase::Granted => "it holds",
         ClaimPhase::Denied => "it was denied",

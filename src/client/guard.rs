@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Claimed, Error, Inner,
-    claimed::{ended, is_deleted, is_over},
+    claimed::{ended, is_over},
     request::REPEAT_FOR,
 };
 
@@ -231,8 +231,8 @@ async fn renew(claimed: &mut Claimed, ttl: Duration, state: &watch::Sender<State
                     () = sleep_until(until) => break 'held Error::Lost("it could not be renewed in time".to_owned()),
                     renewed = &mut renewal => break renewed,
                     seen = events.next() => match seen {
-                        Ok(Some(seen)) if seen.metadata.uid == uid && is_over(&seen) => break 'held Error::Lost(ended(&seen)),
-                        Ok(Some(seen)) if seen.metadata.uid == uid && !is_deleted(&seen) => {}
+                        Ok(Some(seen)) if seen.metadata.uid == uid && !is_over(&seen) => {}
+                        Ok(Some(seen)) if seen.metadata.uid == uid => break 'held Error::Lost(ended(&seen)),
                         Ok(_) => break 'held Error::Lost("somebody deleted its Claim".to_owned()),
                         // The renewals tell whether it still holds.
                         Err(error) => tracing::debug!(%error, "the watch is begun again"),

@@ -57,24 +57,25 @@ pub(super) async fn made(claims: &Api<Claim>, wanted: &Claim) -> Result<Claim, k
     timed(claims.create(&PostParams::default(), wanted)).await
 }
 
-/// Deletes this very Claim; one that is gone is as good.
-async fn remove(claims: &Api<Claim>, claim: &Claim) -> Result<(), kube::Error> {
+/// Deletes this very Claim, of this version if one is given; one that is gone is as good.
+async fn delete(claims: &Api<Claim>, claim: &Claim, resource_version: Option<String>) -> Result<(), kube::Error> {
     // One that we do not know to exist has no UID, and a name that nobody else has.
-    let preconditions = claim.metadata.uid.clone().map(|uid| Preconditions { uid: Some(uid), resource_version: None });
+    let preconditions = claim.metadata.uid.clone().map(|uid| Preconditions { uid: Some(uid), resource_version });
     let same = DeleteParams { preconditions, ..DeleteParams::default() };
     match timed(claims.delete(&claim.name_any(), &same)).await {
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         outcome => outcome.map(|_| ()),
     }
 }
 
+/// Deletes this very Claim, in several attempts if it takes them.
 pub(super) async fn remove_surely(claims: &Api<Claim>, claim: &Claim) -> Result<(), kube::Error> {
     let give_up = Instant::now() + REPEAT_FOR;
     loop {
-        match remove(claims, claim).await {
-            Err(error) if Instant::now() < give_up && matches!(Error::of(&error, ""), Error::Unavailable(_)) => {
-                sleep(AGAIN_AFTER).await;
-            }
+        match delete(claims, claim, None).await {
+            // Another one has its name by now.
+            Err(kube::Error::Api(status)) if status.code == 409 => return Ok(()),
+            Err(error) if Instant::now() < give_up && was_unanswered(&error) => sleep(AGAIN_AFTER).await,
             outcome => return outcome,
         }
     }
@@ -85,26 +86,24 @@ pub(super) async fn remove_unless(claims: &Api<Claim>, claim: &Claim, relied_on:
     let give_up = Instant::now() + REPEAT_FOR;
     let mut known = claim.clone();
     while !relied_on(&known) {
-        let preconditions = Some(Preconditions { uid: known.metadata.uid.clone(), resource_version: known.resource_version() });
-        let as_known = DeleteParams { preconditions, ..DeleteParams::default() };
-        let refused = match timed(claims.delete(&known.name_any(), &as_known)).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
-        match (&refused, Error::of(&refused, "")) {
-            (kube::Error::Api(status), _) if status.code == 404 => return Ok(()),
-            _ if Instant::now() >= give_up => return Err(refused),
+        match delete(claims, &known, known.resource_version()).await {
+            Err(error) if Instant::now() >= give_up => return Err(error),
             // It has changed meanwhile.
-            (kube::Error::Api(status), _) if status.code == 409 => match timed(claims.get_opt(&known.name_any())).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => match timed(claims.get_opt(&known.name_any())).await {
                 Ok(Some(now)) if now.metadata.uid == known.metadata.uid => known = now,
                 Ok(_) => return Ok(()),
                 Err(_) => sleep(AGAIN_AFTER).await,
             },
-            (_, Error::Unavailable(_)) => sleep(AGAIN_AFTER).await,
-            _ => return Err(refused),
+            Err(error) if was_unanswered(&error) => sleep(AGAIN_AFTER).await,
+            outcome => return outcome,
         }
     }
     Ok(())
+}
+
+/// Whether asking again may help.
+fn was_unanswered(error: &kube::Error) -> bool {
+    matches!(Error::of(error, ""), Error::Unavailable(_))
 }
 
 /// No request of ours waits for ever, whatever the client was made to do.

@@ -112,7 +112,7 @@ async fn a_lease_is_kept_by_renewals_and_expires_without_them() {
     until_phase(&scene, "second", "Granted").await;
     assert_eq!((reason(&scene, "first"), token(&scene, "first")), ("Expired".to_owned(), held));
     assert!(token(&scene, "second") > held);
-    scene.until("people are told", async || scene.events("first").iter().any(|event| event.starts_with("Expired: "))).await;
+    scene.until_told("first", "Expired: ").await;
     // What is over stays so, however often it is renewed.
     patch(&scene, "first", "\"renewals\": 1000");
     delete(&scene, "second");
@@ -173,7 +173,7 @@ async fn a_once_loses_no_outcome_of_a_claim() {
     until_phase(&scene, "vanishes", "Granted").await;
     delete(&scene, "vanishes");
     until_gone(&scene, "clm/vanishes").await;
-    scene.until("people are told", async || scene.events("migrate").iter().any(|event| event.starts_with("OutcomeUnknown: "))).await;
+    scene.until_told("migrate", "OutcomeUnknown: ").await;
     assert_eq!(
         (field(&scene, "onc/migrate", ".status.phase"), field(&scene, "clm/waits", ".status.phase")),
         ("Pending".into(), "Pending".into())
@@ -290,7 +290,7 @@ async fn who_does_not_wait_is_denied_and_who_waits_for_what_is_not_there_says_so
     for name in ["runs-out", "gives-up"] {
         until_phase(&scene, name, "Denied").await;
         assert_eq!(reason(&scene, name), "TimedOut");
-        scene.until("people are told", async || scene.events(name).iter().any(|event| event.starts_with("Denied: "))).await;
+        scene.until_told(name, "Denied: ").await;
     }
     assert_eq!(message(&scene, "runs-out"), "timed out waiting for mutex/db; held by claim/holder");
     // One that is held stays until it is given back.

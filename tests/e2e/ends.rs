@@ -251,11 +251,7 @@ async fn a_pod_past_its_deadline_holds_until_it_has_ended() {
     queues(&scene, PODS, |app| app.grace(55)).await;
     for case in PODS {
         scene.run(&["patch", "pod", &case.holder(), "-p", r#"{"spec": {"activeDeadlineSeconds": 1}}"#]);
-        scene
-            .until("the kubelet has said so", async || {
-                scene.events(&case.holder()).iter().any(|event| event.starts_with("DeadlineExceeded"))
-            })
-            .await;
+        scene.until_told(&case.holder(), "DeadlineExceeded").await;
         still_held(&scene, *case).await;
         scene.end(&case.holder(), "0");
     }

@@ -43,7 +43,7 @@ async fn no_overlap() {
     }
     let skipped = |job: &str| scene.events(job).iter().any(|event| event.starts_with("Skipped"));
     scene.until("one of them is skipped", async || skipped("first") || skipped("second")).await;
-    scene.until("the CronJob says so too", async || scene.events("report").iter().any(|event| event.starts_with("Skipped"))).await;
+    scene.until_told("report", "Skipped").await;
     let jobs = scene.jobs().list(&ListParams::default()).await.unwrap().items;
     scene.until("all are complete", async || scene.jobs_with("Complete").await == jobs.len()).await;
     let times = kubelet_times(&scene.pods()).await;

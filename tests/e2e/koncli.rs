@@ -343,7 +343,7 @@ async fn the_person_on_call_ends_a_hold() {
     let said = scene.koncli_ends(0, "release --force ann --yes");
     assert!(said.contains("mutex/db") && said.contains("mutex/files"), "{said}");
     scene.until_beating("pod").await;
-    scene.until("the Event is there", async || scene.events("db").iter().any(|event| event.starts_with("Released"))).await;
+    scene.until_told("db", "Released").await;
     let said = scene.koncli_ends(0, "release --force pod/pod --yes");
     assert!(said.contains("when its containers have ended"), "{said}");
     scene.until_mutex_free("db").await;

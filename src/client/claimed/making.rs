@@ -14,7 +14,7 @@ use crate::{
     api::{Claim, ClaimPhase},
     client::{
         Ask, Error, Inner, name,
-        request::{AGAIN_AFTER, ANSWER_WITHIN, REPEAT_FOR, made, remove_unless, timed},
+        request::{AGAIN_AFTER, REPEAT_FOR, made, remove_unless, timed},
     },
 };
 
@@ -52,24 +52,14 @@ impl Claimed {
         let doing = format!("asking for {}", ask.target());
         let (name, lasting) = lasting.map_or_else(|| (name::unique(ask.kind, &ask.name), None), |(name, taken)| (name, Some(taken)));
         let wanted = Claim::new(&name, ask.spec());
-        let mut claimed = Self {
-            inner: Arc::clone(&inner),
-            runtime: Handle::current(),
-            claim: wanted.clone(),
-            target: ask.target(),
-            asked: Instant::now(),
-            resumed: false,
-            // As long as we do not know whether it was made.
-            withdraws: if lasting.is_some() { Withdraws::Never } else { Withdraws::Always },
-            in_use: None,
-            lasting,
-            renewed: 0,
-            answer_within: ANSWER_WITHIN,
-        };
+        let mut claimed = Self::new(&inner, &ask, wanted.clone());
+        claimed.lasting = lasting;
         if given_up.is_cancelled() {
-            claimed.withdraws = Withdraws::Never;
             return Err(Error::Unavailable(format!("{doing}: it was given up")));
         }
+        // Nobody else uses a name that is no holder's: what has it is withdrawn, whether or not we know that it was made.
+        let alone = claimed.lasting.is_none().then_some(Withdraws::Always);
+        claimed.withdraws = alone;
         let give_up = claimed.asked + REPEAT_FOR;
         let mut unanswered = None;
         loop {
@@ -82,7 +72,7 @@ impl Claimed {
                     Err(error) => Err(Error::of(&error, &doing)),
                     Ok(claim) => {
                         claimed.asked = sent;
-                        Ok(Some((claim, if claimed.lasting.is_some() { Withdraws::UnlessRenewed } else { Withdraws::Always })))
+                        Ok(Some((claim, Some(Withdraws::UnlessRenewed))))
                     }
                 }
             } else {
@@ -90,19 +80,19 @@ impl Claimed {
             };
             match outcome {
                 Ok(Some((claim, withdraws))) => {
-                    (claimed.claim, claimed.withdraws) = (claim, withdraws);
+                    (claimed.claim, claimed.withdraws) = (claim, alone.or(withdraws));
                     return Ok(claimed);
                 }
                 Err(Error::Unavailable(message)) if sent >= give_up => return Err(Error::Unavailable(message)),
                 Err(Error::Unavailable(message)) => unanswered = Some(message),
                 // Nothing was made: the namespace is missing, say.
                 Err(error) => {
-                    claimed.withdraws = Withdraws::Never;
+                    claimed.withdraws = None;
                     return Err(error);
                 }
                 Ok(None) if asks => {}
                 Ok(None) => {
-                    claimed.withdraws = Withdraws::Never;
+                    claimed.withdraws = None;
                     let stuck = || format!("{doing}: an earlier Claim, {name}, does not go away");
                     return Err(Error::Unavailable(unanswered.unwrap_or_else(stuck)));
                 }
@@ -111,8 +101,8 @@ impl Claimed {
         }
     }
 
-    /// The Claim that stands in the way: ours from before, or one that is over and goes. `None`: try again.
-    async fn find(&mut self, ask: &Ask, doing: &str) -> Result<Option<(Claim, Withdraws)>, Error> {
+    /// The Claim that stands in the way: ours from before, and when it is withdrawn if its name is a holder's; or one that is over and goes. `None`: try again.
+    async fn find(&mut self, ask: &Ask, doing: &str) -> Result<Option<(Claim, Option<Withdraws>)>, Error> {
         let found = timed(self.inner.claims.get_opt(&self.claim.name_any())).await.map_err(|error| Error::of(&error, doing))?;
         let Some(found) = found else { return Ok(None) };
         if let Some(why) = ask.differs(&found.spec) {
@@ -127,11 +117,11 @@ impl Claimed {
             ClaimPhase::Granted => {
                 // Of a name that nobody else has, it is our own request that was answered too late.
                 self.resumed = self.lasting.is_some();
-                Ok(Some((found, if self.resumed { Withdraws::Never } else { Withdraws::Always })))
+                Ok(Some((found, None)))
             }
             // It keeps its place; the time of one that has a timeout would go on from its creation.
             ClaimPhase::Pending if found.spec == ask.spec() && ask.options.timeout.is_none_or(|_| self.lasting.is_none()) => {
-                Ok(Some((found, if self.lasting.is_some() { Withdraws::UnlessGranted } else { Withdraws::Always })))
+                Ok(Some((found, Some(Withdraws::UnlessGranted))))
             }
             ClaimPhase::Pending | ClaimPhase::Denied | ClaimPhase::Expired | ClaimPhase::Released => {
                 remove_unless(&self.inner.claims, &found, is_granted).await.map_err(|error| Error::of(&error, doing))?;

@@ -104,9 +104,7 @@ async fn after_the_ttl(scene: &Scene, ttl: i64, pod: &str, unreachable: Timestam
 }
 
 pub async fn hold_lost(scene: &Scene, about: &str) {
-    scene
-        .until(&format!("an Event HoldLost about {about}"), async || scene.events(about).iter().any(|event| event.starts_with("HoldLost")))
-        .await;
+    scene.until_told(about, "HoldLost").await;
 }
 
 pub async fn gone(scene: &Scene, pod: &str) {
